@@ -1,0 +1,83 @@
+# Every target does its own set-up in .venv/; a machine needs Python 3.11 or newer, and make.
+#   make test PYTHON=/path/to/python     another main interpreter than the first python3 that fits
+#   make test ARGS="-k cancel -x"        more arguments for pytest
+
+SHELL := /bin/sh
+VERSIONS := 3.11 3.12 3.13
+ARGS ?=
+
+# The main interpreter makes every environment; the tests run on the other versions as well.
+# Each is looked for once, at its first use, so that `make help` starts no interpreter.
+main_python = $(eval main_python := $(shell scripts/find-python "$(PYTHON)"))$(main_python)
+main = $(eval main := $(if $(main_python),$(shell $(main_python) -c 'import sys; print("%d.%d" % sys.version_info[:2])')))$(main)
+others = $(eval others := $(foreach v,$(filter-out $(main),$(VERSIONS)),$(if $(shell scripts/find-python $v),$v)))$(others)
+missing = $(filter-out $(main) $(others),$(VERSIONS))
+
+inputs := pyproject.toml requirements/constraints.txt scripts/make-venv
+sources = $(wildcard asyncpar adapters/asyncpar_* tests examples benchmarks)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench integration clean python
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
+		printf '  make %-12s %s\n' "$$target" "$$text"; done
+
+demo: .venv/demo/stamp ## count the standard library's functions, on every core
+	@.venv/demo/bin/asyncpar demo $(ARGS)
+
+test: python ## the tests, on each of Python 3.11, 3.12 and 3.13 that is found
+	@echo "Testing on Python $(strip $(main) $(others))$(if $(missing),; not found: $(strip $(missing)))"
+	@for version in $(main) $(others); do $(MAKE) --no-print-directory test-$$version || exit 1; done
+
+test-%: .venv/%/stamp ## the tests on one version
+	@echo "=== Python $* ==="
+	@.venv/$*/bin/python -m pytest $(ARGS)
+
+check: python ## ruff, mypy, pyright and the direction of imports
+	@$(MAKE) --no-print-directory .venv/$(main)/check-stamp
+	.venv/$(main)/bin/ruff check .
+	.venv/$(main)/bin/ruff format --check .
+	.venv/$(main)/bin/mypy $(sources)
+	.venv/$(main)/bin/pyright --pythonpath .venv/$(main)/bin/python
+	.venv/$(main)/bin/lint-imports
+
+format: python ## reformat, and repair what ruff can
+	@$(MAKE) --no-print-directory .venv/$(main)/check-stamp
+	.venv/$(main)/bin/ruff check --fix-only .
+	.venv/$(main)/bin/ruff format .
+
+bench: .venv/bench/stamp ## the tables of the README: asyncpar beside its peers
+	@.venv/bench/bin/python -m benchmarks $(ARGS)
+
+integration: ## tests against real services
+	@echo "Nothing to run: no test needs more than 'make test' sets up."
+
+clean: ## remove every environment and cache
+	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
+
+python:
+	@test -n "$(main_python)" || { echo "asyncpar needs Python 3.11 or newer with its venv module;" \
+		"$(if $(PYTHON),$(PYTHON) is not one,python3 is $$(python3 --version 2>&1 | head -n 1))." \
+		"Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+
+# A stamp is newer than what its environment was made from.
+.venv/demo/stamp: $(inputs) | python
+	@scripts/make-venv .venv/demo "$(main_python)" --editable '.[fast,cli,web]'
+	@touch $@
+
+.venv/bench/stamp: $(inputs) benchmarks/requirements.txt | python
+	@scripts/make-venv .venv/bench "$(main_python)" --editable '.[fast]' --requirement benchmarks/requirements.txt
+	@touch $@
+
+.venv/%/stamp: $(inputs) requirements/test.txt | python
+	@scripts/make-venv .venv/$* "$(if $(filter $*,$(main)),$(main_python),$(shell scripts/find-python $*))" \
+		--editable '.[fast,cli,web,numba,by-value]' --requirement requirements/test.txt
+	@touch $@
+
+.venv/%/check-stamp: .venv/%/stamp requirements/check.txt
+	@scripts/make-venv .venv/$* "$(main_python)" --requirement requirements/check.txt
+	@touch $@
+
+# The tests' environments are reached by a pattern and must not be deleted as intermediate files.
+.PRECIOUS: .venv/%/stamp .venv/%/check-stamp

@@ -1,0 +1,119 @@
+"""The command line: what each command takes. What it does is in the module of its name, loaded when asked for."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, ParamSpec
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+
+from asyncpar.cli.failure import Failure
+
+P = ParamSpec("P")
+PositiveInt = Annotated[int, Parameter(validator=Number(gte=1))]
+
+
+def _version() -> str:
+    try:
+        return version("asyncpar")
+    except PackageNotFoundError:
+        return "(a checkout that is not installed)"
+
+
+app = App(
+    name="asyncpar",
+    help="Asyncio-first parallel work: coroutines, threads, processes.",
+    version=_version,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+
+
+def _exit_codes(command: Callable[P, int]) -> Callable[P, int]:
+    """Make a failure one line on stderr, and Ctrl-C the exit code 130 that shells know."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return command(*args, **kwargs)
+        except Failure as failure:
+            print(f"asyncpar: {failure}", file=sys.stderr)
+            return failure.exit_code
+        except KeyboardInterrupt:
+            return 130
+
+    return wrapped
+
+
+@app.command
+@_exit_codes
+def run(
+    script: str,
+    /,
+    *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    pool: str | None = None,
+) -> int:
+    """Run a Python script; the pools it opens without a name are of the given kind.
+
+    The exit code is the script's, and 130 after Ctrl-C.
+
+    Parameters
+    ----------
+    script
+        The file to run, as `python SCRIPT` would.
+    arguments
+        What the script sees in `sys.argv`. Put `--` in front of options that asyncpar knows too.
+    pool
+        Sets `ASYNCPAR_POOL`: process, thread, inline or what `asyncpar doctor` lists.
+    """
+    from asyncpar.cli.run import run_script
+
+    return run_script(script, arguments, pool)
+
+
+@app.command
+@_exit_codes
+def doctor(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Try everything on this machine, and say what to install for the rest.
+
+    The exit code is 0 unless the core itself does not work.
+
+    Parameters
+    ----------
+    json
+        Print a JSON array, for other programs.
+    """
+    from asyncpar.cli.doctor import examine
+
+    return examine(as_json=json)
+
+
+@app.command
+@_exit_codes
+def demo(
+    *,
+    pool: str | None = None,
+    limit: PositiveInt = 64,
+    files: PositiveInt | None = None,
+    latency: Annotated[float, Parameter(validator=Number(gte=0, lte=1000))] = 0,
+) -> int:
+    """Fetch, parse and count Python's own sources, and measure it beside doing the same one by one.
+
+    Parameters
+    ----------
+    pool
+        The pool that counts; without it `ASYNCPAR_POOL`, else process.
+    limit
+        How many pages are fetched or waiting at once, and as many counted.
+    files
+        Take this many files at most.
+    latency
+        Milliseconds by which the local server holds every page back, as a network would.
+    """
+    from asyncpar.cli.demo.command import show_demo
+
+    return show_demo(pool, limit=limit, files=files, latency=latency / 1000)

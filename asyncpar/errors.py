@@ -1,0 +1,135 @@
+"""The errors of asyncpar, one tree.
+
+    AsyncparError
+    ├── PoolClosedError                   the pool is not open (any more)
+    ├── BrokenPoolError                   the pool can run nothing, and says why
+    ├── WorkerLostError                   a worker died while it ran a call
+    ├── MemoryLimitError  (MemoryError)   a call went over its worker's memory limit
+    ├── CallTimeoutError  (TimeoutError)  a call ran longer than its timeout
+    ├── SerializationError  (TypeError)   something could not travel to a worker or back
+    ├── NestedPoolError                   a process pool inside a worker, or an unguarded script
+    ├── UnsupportedError                  this pool does not have this feature
+    └── PoolNotFoundError  (LookupError)  no pool of that name is installed
+
+Whatever a call itself raises arrives as it is, with the worker's traceback in a note.
+"""
+
+from __future__ import annotations
+
+import signal as _signal
+from typing import Any
+
+__all__ = [
+    "AsyncparError",
+    "BrokenPoolError",
+    "CallTimeoutError",
+    "MemoryLimitError",
+    "NestedPoolError",
+    "PoolClosedError",
+    "PoolNotFoundError",
+    "SerializationError",
+    "UnsupportedError",
+    "WorkerLostError",
+]
+
+
+class AsyncparError(Exception):
+    """The base of every error that asyncpar itself raises."""
+
+
+class PoolClosedError(AsyncparError):
+    """The pool is not open: enter it with ``async with`` and stay inside while calls run."""
+
+
+class BrokenPoolError(AsyncparError):
+    """The pool can run nothing any more; the message says why. Open a new one."""
+
+
+class WorkerLostError(AsyncparError):
+    """A worker died (exit, crash, signal, out of memory) while it ran this call.
+
+    Only the call that was running is lost. ``retries=`` of ``map`` runs such calls again.
+
+    :ivar pid: process id of the worker, or ``None`` where workers are not processes
+    :ivar signal: number of the signal that ended it, or ``None``
+    :ivar exitcode: its exit code, or ``None`` if a signal ended it
+    :ivar function: name of the function that was running
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        pid: int | None = None,
+        signal: int | None = None,
+        exitcode: int | None = None,
+        function: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.signal = signal
+        self.exitcode = exitcode
+        self.function = function
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+    @classmethod
+    def from_status(cls, pid: int, signal: int | None, exitcode: int | None, function: str) -> WorkerLostError:
+        """The error for a worker process that ended so while it ran ``function``."""
+        end = f"was killed by {signal_name(signal)}" if signal else f"exited with code {exitcode}"
+        return cls(
+            f"worker {pid} {end} while it ran {function}; {_advice(signal)}",
+            pid=pid,
+            signal=signal,
+            exitcode=exitcode,
+            function=function,
+        )
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; the bare number for a signal without a name."""
+    try:
+        return _signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _advice(signal: int | None) -> str:
+    again = "the pool goes on; run it again with retries= if that is safe"
+    if signal == _signal.SIGKILL:
+        return f"if nobody sent that signal, the machine ran out of memory: try fewer workers or memory_limit=; {again}"
+    if signal in (_signal.SIGSEGV, _signal.SIGBUS, _signal.SIGABRT, _signal.SIGILL, _signal.SIGFPE):
+        return f"native code crashed, its stack is on stderr; {again}"
+    return again
+
+
+class MemoryLimitError(AsyncparError, MemoryError):
+    """A call made its worker larger than ``memory_limit``; the worker was killed and replaced."""
+
+
+class CallTimeoutError(AsyncparError, TimeoutError):
+    """A call ran longer than the ``timeout`` (in seconds) of its map."""
+
+
+class SerializationError(AsyncparError, TypeError):
+    """An argument, a function, a result or an exception could not be pickled; the message names it."""
+
+
+class NestedPoolError(AsyncparError, RuntimeError):
+    """A process pool was opened inside a worker, which would multiply processes without end."""
+
+
+class UnsupportedError(AsyncparError, NotImplementedError):
+    """This pool does not have the feature that the call asked for; the message says what has."""
+
+
+class PoolNotFoundError(AsyncparError, LookupError):
+    """No pool of this name is installed; the message lists those that are."""

@@ -1,0 +1,90 @@
+"""Right here: one call at a time in this thread, in order. For debuggers, profilers and tests."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from asyncpar.chunks import Chunk
+from asyncpar.pool import Pool
+from asyncpar.process.transit import is_async
+from asyncpar.sharing import unwrap
+
+
+class InlinePlace:
+    """This thread."""
+
+    load = 0
+
+
+class InlinePool(Pool):
+    """Runs calls in the loop's own thread, one at a time, in order.
+
+    A breakpoint in a function works, a profiler sees everything, and a test is deterministic. The loop stands still
+    while a plain function runs; a timeout or a cancellation takes effect only between calls. Async functions run as
+    tasks of the running loop, one at a time too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.place = InlinePlace()
+        self.task: asyncio.Task[None] | None = None
+        self.stopping = False
+
+    async def _open(self) -> None:
+        """Nothing to get ready."""
+
+    def _place(self) -> InlinePlace | None:
+        return None if self.place.load else self.place
+
+    def _send(self, place: InlinePlace, chunk: Chunk) -> None:
+        self.task = self.loop.create_task(self._run(chunk), name="asyncpar: inline call")
+
+    async def _run(self, chunk: Chunk) -> None:
+        for index in range(len(chunk.items)):
+            if chunk.stops and index in chunk.stops:
+                chunk.stopped(1)
+                continue
+            value, error = await self._call(chunk, index)
+            if not chunk.finished:
+                chunk.deliver([value], None if error is None else {0: error})
+        self.task = None
+        self.vacate(chunk)
+        if self._state == "open":
+            self.pump()
+
+    async def _call(self, chunk: Chunk, index: int) -> tuple[Any, BaseException | None]:
+        function, args, kwargs = chunk.call(index)
+        args, kwargs = unwrap(args, kwargs)
+        began = self.loop.time()
+        try:
+            value = function(*args, **kwargs)
+            if is_async(function):
+                value = await value
+        except asyncio.CancelledError as error:
+            stopped = bool(chunk.stops) and index in (chunk.stops or {})
+            return None, (chunk.stops or {})[index] if stopped else error
+        except BaseException as error:
+            return None, error
+        finally:
+            chunk.function.measured(self.loop.time() - began, 1)
+        return value, None
+
+    def _interrupt(self, chunk: Chunk, first: int, last: int) -> bool:
+        task = self.task
+        if task is None or task is asyncio.current_task():
+            return False
+        task.cancel()
+        return True
+
+    def _progress(self, chunk: Chunk) -> tuple[int, float] | None:
+        return None
+
+    def _solo(self) -> InlinePool:
+        return InlinePool()
+
+    async def _close(self) -> None:
+        if self.task is not None:
+            await asyncio.wait([self.task])
+
+

@@ -1,0 +1,502 @@
+"""The one protocol: what every pool can do, and the little that each supplies.
+
+A pool supplies: how to open and close, a *place* with room for another chunk, and how to send a chunk to it.
+Whoever runs the chunk calls ``chunk.deliver`` and, once it has ended, ``pool.vacate(place)``.
+Queueing, fairness, chunk sizes, limits, order, retries and timeouts are here and beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from abc import ABC, abstractmethod
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast, overload
+
+from asyncpar.chunks import Cancelled, Chunk, Errors, Function
+from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError
+from asyncpar.feed import LONG_SECONDS
+from asyncpar.limits import Limiter, RateLimiter
+
+if TYPE_CHECKING:
+    from asyncpar.actors import Actor, Stream
+    from asyncpar.results import Results
+
+T = TypeVar("T")
+A = TypeVar("A")
+P = ParamSpec("P")
+
+KNOWN_FUNCTIONS = 1024
+"""Functions whose cost a pool remembers; the least recently used goes first."""
+MOST_CALLS = 256
+_MISSING: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """A pool at one moment.
+
+    :ivar workers: how many calls can run at the same time
+    :ivar running: chunks that are with a worker
+    :ivar queued: calls of ``run`` that wait for a worker
+    :ivar completed: calls that have ended since the pool was opened, however they ended
+    :ivar lost: calls that were lost with their worker
+    """
+
+    workers: int
+    running: int
+    queued: int
+    completed: int
+    lost: int
+
+
+class Call(asyncio.Future[Any]):
+    """One call made with ``run``. Cancelling it stops the work, then ends as cancelled, as a task does."""
+
+    __slots__ = ("args", "chunk", "function", "index", "kwargs", "lends", "mark", "payload", "pool", "stopping")
+
+    def __init__(self, pool: Pool, function: Function, args: Any, kwargs: Any) -> None:
+        super().__init__(loop=pool.loop)
+        self.pool = pool
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.chunk: Chunk | None = None
+        self.index = 0
+        self.stopping = False
+        self.payload = b""
+        self.mark = 0
+        self.lends: Sequence[int] = ()
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self.done():
+            return False
+        if self.chunk is not None and self.pool.stop_call(self.chunk, self.index, Cancelled()):
+            self.stopping = True
+            return True
+        return super().cancel(msg)
+
+    def end(self, value: Any, error: BaseException | None) -> None:
+        """Take the outcome, unless the caller has gone."""
+        if self.done():
+            return
+        if self.stopping or isinstance(error, Cancelled):
+            super().cancel()
+        elif error is None:
+            self.set_result(value)
+        elif isinstance(error, (StopIteration, KeyboardInterrupt, SystemExit)):
+            made = RuntimeError(f"the call raised {type(error).__name__}: {error}")
+            made.__cause__ = error
+            self.set_exception(made)
+        else:
+            self.set_exception(error)
+
+
+class CallQueue:
+    """The source of the calls that were made one by one (see ``chunks.Source``)."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.calls: deque[Call] = deque()
+
+    def waiting(self) -> bool:
+        return bool(self.calls)
+
+    def take(self, busy: bool) -> Chunk | None:
+        calls = self.calls
+        while calls and calls[0].done():
+            calls.popleft()
+        if not calls:
+            return None
+        cost = calls[0].function.seconds
+        if busy and (cost is None or cost > LONG_SECONDS):
+            return None
+        budget = self.pool.chunk_seconds
+        most = 1 if cost is None else min(MOST_CALLS, -(-len(calls) // self.pool.workers))
+        taken: list[Call] = []
+        while calls and len(taken) < most:
+            call = calls[0]
+            seconds = call.function.seconds
+            if taken and (seconds is None or budget < seconds):
+                break
+            calls.popleft()
+            if call.done():
+                continue
+            taken.append(call)
+            budget -= seconds or 0.0
+        if not taken:
+            return None
+        chunk = Chunk(self, taken, taken[0].function, singles=True)
+        for index, call in enumerate(taken):
+            call.chunk, call.index = chunk, index
+        return chunk
+
+    def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
+        calls = chunk.items
+        if not errors:
+            for index, value in enumerate(values, first):
+                calls[index].end(value, None)
+            return
+        for i, value in enumerate(values):
+            calls[first + i].end(value, errors.get(i))
+
+    def requeue(self, chunk: Chunk, first: int) -> None:
+        again = []
+        for call in chunk.items[first:]:
+            call.chunk = None
+            if call.stopping:
+                call.end(None, Cancelled())
+            elif not call.done():
+                again.append(call)
+        self.calls.extendleft(reversed(again))
+        self.pool.offer(self)
+
+
+class Pool(ABC):
+    """A bounded set of workers that runs calls. Enter it with ``async with`` and use it inside.
+
+    Leaving the block stops what still runs there: the callers of such calls get ``PoolClosedError``.
+    """
+
+    chunk_seconds: float = 0.0
+    """How long a chunk should run to make the cost of sending it small; 0: one call a chunk."""
+    default_limit: int = 256
+    """The ``limit`` of maps that name none."""
+    default_limit_bytes: int | None = None
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._state = "new"
+        self._queue = CallQueue(self)
+        self._sources: deque[Any] = deque()
+        self._offered: set[int] = set()
+        self._pump_planned = False
+        self._functions: OrderedDict[Any, Function] = OrderedDict()
+        self._running: set[Chunk] = set()
+        self._completed = 0
+        self._lost = 0
+        self._maps: weakref.WeakSet[Results[Any]] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[Stream[Any]] = weakref.WeakSet()
+
+    # -- what a pool supplies
+
+    @abstractmethod
+    async def _open(self) -> None:
+        """Get ready to run."""
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """End every worker and leave nothing behind. No chunk is running any more where that can be."""
+
+    @abstractmethod
+    def _place(self) -> Any:
+        """A place for one more chunk, with an attribute ``load`` (chunks there now), or ``None``."""
+
+    @abstractmethod
+    def _send(self, place: Any, chunk: Chunk) -> None:
+        """Have the chunk run there. Must not block, nor call ``chunk.deliver`` before it returns."""
+
+    def _interrupt(self, chunk: Chunk, first: int, last: int) -> bool:
+        """Stop these calls; they end through ``chunk.stopped``. False: this place cannot."""
+        return False
+
+    def _progress(self, chunk: Chunk) -> tuple[int, float] | None:
+        """Which call of the chunk runs, and for how many seconds; ``None``: not yet started."""
+        return None
+
+    def _prepare(self, call: Call) -> Coroutine[Any, Any, None] | None:
+        """Make a call ready to be sent; raise if it cannot be."""
+        return None
+
+    def _solo(self) -> Pool:
+        """A pool of the same kind with one worker, for an actor or a stream."""
+        raise UnsupportedError(f"{type(self).__name__} has no actors and no streams")
+
+    # -- opening and closing
+
+    async def __aenter__(self) -> Self:
+        if self._state != "new":
+            raise PoolClosedError(f"this {type(self).__name__} was opened before: make a new one")
+        self.loop = asyncio.get_running_loop()
+        self._state = "opening"
+        try:
+            await self._open()
+        except BaseException:
+            await self._shielded(self._close())
+            self._state = "closed"
+            raise
+        self._state = "open"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop what runs, end the workers. Cancelling this does not stop it half-way."""
+        if self._state != "open":
+            return
+        self._state = "closing"
+        try:
+            await self._shielded(self._finish())
+        finally:
+            self._state = "closed"
+
+    async def _finish(self) -> None:
+        for results in list(self._maps):
+            results._pool_closed()
+        for stream in list(self._streams):
+            await stream.aclose()
+        error = PoolClosedError(f"the {type(self).__name__} was closed while this call was waiting or running")
+        for call in [c for chunk in self._running if chunk.singles for c in chunk.items] + list(self._queue.calls):
+            if not call.done():
+                call.set_exception(error)
+                call.exception()  # an awaiter gets it; without one there is nobody to tell
+        self._queue.calls.clear()
+        for chunk in list(self._running):
+            self.stop_chunk(chunk)
+        await self._close()
+
+    @staticmethod
+    async def _shielded(work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError as error:
+                if task.done() and task.cancelled():
+                    raise
+                cancelled = error
+            except BaseException:
+                break
+        task.result()
+        if cancelled is not None:
+            raise cancelled
+
+    def _check_open(self) -> None:
+        if self._state != "open":
+            name = type(self).__name__
+            raise PoolClosedError(
+                f"this {name} is {'not open yet' if self._state in ('new', 'opening') else 'closed'}: "
+                f"use it inside 'async with {name}() as pool:'"
+            )
+
+    # -- the verbs
+
+    @overload
+    async def run(
+        self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    @overload
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run ``function(*args, **kwargs)`` on a worker and return its value.
+
+        Its exception is raised here as itself, with the worker's traceback in a note. Cancelling
+        stops the work where this pool can, and waits until it has stopped.
+
+        :raises PoolClosedError: the pool is not open
+        :raises TypeError: ``function`` is not callable
+        :raises SerializationError: function, arguments or result cannot be pickled (process pools)
+        :raises WorkerLostError: the worker died while it ran this call
+        """
+        self._check_open()
+        call = Call(self, self._function(function), args, kwargs)
+        slow = self._prepare(call)
+        if slow is not None:
+            await slow
+            self._check_open()
+        self._queue.calls.append(call)
+        self.offer(self._queue)
+        return await call
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        limit: int | Limiter | None = None,
+        limit_bytes: int | None = None,
+        ordered: bool = True,
+        timeout: float | None = None,
+        retries: int = 0,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (WorkerLostError,),
+        return_exceptions: bool = False,
+        progress: bool | str = False,
+        chunksize: int | None = None,
+        rate: RateLimiter | None = None,
+    ) -> Results[Any]:
+        """Apply ``function`` to every item, on the workers. See ``asyncpar.map`` for the keywords."""
+        from asyncpar.mapping import make_results
+
+        self._check_open()
+        return make_results(
+            function, iterables, pool=self, limit=limit, limit_bytes=limit_bytes, ordered=ordered, timeout=timeout,
+            retries=retries, retry_on=retry_on, return_exceptions=return_exceptions, progress=progress,
+            chunksize=chunksize, rate=rate,
+        )  # fmt: skip
+
+    async def reduce(
+        self, function: Callable[[T, T], T], items: Iterable[T] | AsyncIterable[T], initial: T = _MISSING
+    ) -> T:
+        """Fold ``items`` with an associative ``function``, pair by pair, on the workers, order kept."""
+        from asyncpar.folding import fold
+
+        self._check_open()
+        return cast(T, await fold(self, function, items, *([] if initial is _MISSING else [initial])))
+
+    def actor(self, cls: Callable[P, A], /, *args: P.args, **kwargs: P.kwargs) -> Actor[A]:
+        """An object that lives in a worker of its own: ``async with pool.actor(Model, path) as model``."""
+        from asyncpar.actors import Actor
+
+        self._check_open()
+        return Actor(self, cls, args, kwargs)
+
+    def stream(
+        self, function: Callable[Concatenate[P], Iterable[T]], /, *args: P.args, limit: int = 256, **kwargs: P.kwargs
+    ) -> Stream[T]:  # type: ignore[valid-type]
+        """Iterate over a generator function that runs in a worker of its own, at most ``limit`` items ahead."""
+        from asyncpar.actors import Stream
+
+        self._check_open()
+        return Stream(self, function, args, kwargs, limit)
+
+    def statistics(self) -> PoolStatistics:
+        """Counts at this moment, as a frozen object."""
+        return PoolStatistics(
+            self.workers, len(self._running), len(self._queue.calls), self._completed, self._lost
+        )
+
+    # -- for sources and for pools' own code: scheduling
+
+    def _function(self, call: Callable[..., Any]) -> Function:
+        """What is known of a function; its cost survives from map to map."""
+        try:
+            known = self._functions.get(call)
+        except TypeError:  # not hashable
+            known, key = None, None
+        else:
+            key = call
+        if known is not None:
+            return known
+        if not callable(call):
+            raise TypeError(f"the first argument must be callable, not {type(call).__name__}: pass the function itself")
+        made = self._new_function(call)
+        if key is not None:
+            self._functions[key] = made
+            if len(self._functions) > KNOWN_FUNCTIONS:
+                self._forget(self._functions.popitem(last=False)[1])
+        return made
+
+    def _new_function(self, call: Callable[..., Any]) -> Function:
+        return Function(call)
+
+    def _forget(self, function: Function) -> None:
+        """Nothing is kept for a function elsewhere."""
+
+    def offer(self, source: Any) -> None:
+        """A source may have something to run: at once if a worker idles, else together with what else comes."""
+        if id(source) not in self._offered:
+            self._offered.add(id(source))
+            self._sources.append(source)
+        if self._pump_planned:
+            return
+        place = self._place()
+        if place is None:
+            return
+        if not place.load:
+            self._pump_one(place)
+        if self._sources:
+            self._pump_planned = True
+            self.loop.call_soon(self._planned)
+
+    def withdraw(self, source: Any) -> None:
+        """This source has nothing more."""
+        if id(source) in self._offered:
+            self._offered.discard(id(source))
+            self._sources.remove(source)
+
+    def _planned(self) -> None:
+        self._pump_planned = False
+        self.pump()
+
+    def pump(self) -> None:
+        """Fill every place that has room."""
+        while self._sources:
+            place = self._place()
+            if place is None or not self._pump_one(place):
+                return
+
+    def _pump_one(self, place: Any) -> bool:
+        """Send one chunk from the first source that has one; sources take turns."""
+        sources = self._sources
+        for _ in range(len(sources)):
+            source = sources[0]
+            chunk = source.take(place.load > 0)
+            if chunk is not None:
+                sources.rotate(-1)
+                self._begin(place, chunk)
+                return True
+            if source.waiting():
+                sources.rotate(-1)
+            elif sources and sources[0] is source:
+                sources.popleft()
+                self._offered.discard(id(source))
+        return False
+
+    def _begin(self, place: Any, chunk: Chunk) -> None:
+        chunk.place = place
+        place.load += 1
+        self._running.add(chunk)
+        if chunk.timeout is not None:
+            self.loop.call_later(chunk.timeout, self._check_timeout, chunk)
+        self._send(place, chunk)
+
+    def vacate(self, chunk: Chunk) -> None:
+        """A chunk has ended, or its calls went back to their source: its place has room again."""
+        if chunk in self._running:
+            self._running.discard(chunk)
+            chunk.place.load -= 1
+            self._completed += len(chunk.items)
+
+    def stop_call(self, chunk: Chunk, index: int, outcome: BaseException) -> bool:
+        """Stop one call; true if it will end through its chunk."""
+        if index < chunk.done or chunk not in self._running:
+            return False
+        chunk.stop(index, outcome)
+        return self._interrupt(chunk, index, index)
+
+    def stop_chunk(self, chunk: Chunk) -> bool:
+        """Stop every call of a chunk that has no outcome yet; true if they will end through it."""
+        if chunk.finished or chunk not in self._running:
+            return False
+        for index in range(chunk.done, len(chunk.items)):
+            chunk.stop(index, Cancelled())
+        return self._interrupt(chunk, chunk.done, len(chunk.items) - 1)
+
+    def _check_timeout(self, chunk: Chunk) -> None:
+        timeout = chunk.timeout
+        if timeout is None or chunk.finished or chunk not in self._running:
+            return
+        progress = self._progress(chunk)
+        left = timeout
+        if progress is not None:
+            index, seconds = progress
+            left = timeout - seconds
+            if left <= 0:
+                self._expire(chunk, index, timeout)
+                left = timeout
+        self.loop.call_later(max(left, 1e-3), self._check_timeout, chunk)
+
+    def _expire(self, chunk: Chunk, index: int, timeout: float) -> None:
+        if chunk.stops and index in chunk.stops:
+            return
+        error = CallTimeoutError(f"{chunk.label(index)} ran longer than timeout={timeout:g} seconds")
+        chunk.stop(index, error)
+        if not self._interrupt(chunk, index, index) and len(chunk.items) == 1:
+            chunk.lost(error)  # this place cannot stop it: the caller goes on, the place stays held

@@ -1,0 +1,23 @@
+"""The process pool.
+
+Loop side: ``pool`` (dispatch, healing), ``link`` (the state of one worker, no I/O), ``nursery`` (the zygote's client),
+``encoding`` (pickling with good errors). Both sides: ``layout`` (frames), ``arena`` (shared memory), ``transit``
+(errors, logging). Far side: ``zygote`` (forks workers), ``worker``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncpar.process.pool import ProcessPool as ProcessPool
+
+__all__ = ["ProcessPool"]
+
+
+def __getattr__(name: str) -> Any:  # workers import this package, and must not import asyncio for it
+    if name == "ProcessPool":
+        from asyncpar.process.pool import ProcessPool
+
+        return ProcessPool
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,171 @@
+"""Shared memory for buffers of 64 KiB and more: one sparse file, mapped by every process.
+
+Region 0 belongs to the loop's process, region *i* to the worker in slot *i*. Whoever owns a
+region allocates in it; the other side gets offsets, reads in place, and says when it is done.
+A slab is a power of two of bytes and is used again when free, because fresh pages cost six
+times a warm copy. Imports almost nothing: workers use it too.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from asyncpar.process.layout import BLOCK, OUT_OF_BAND
+
+REGION = 8 << 30
+KEEP_WARM = 256 << 20
+"""Free bytes a region keeps for the next buffers; what is over goes back to the system."""
+PIECE = 1 << 20
+NORESERVE = 0x4000 if sys.platform == "linux" else 0
+Refs = list[int]  # offset, size, offset, size, ...
+
+
+def shared_file(size: int) -> int:
+    """A descriptor of a nameless file of ``size`` bytes that lives in memory where possible."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("asyncpar", os.MFD_CLOEXEC)
+    else:  # macOS: unlinked at once, so that nothing can be left behind
+        import tempfile
+
+        fd, path = tempfile.mkstemp(prefix="asyncpar-")
+        os.unlink(path)
+    os.ftruncate(fd, size)
+    return fd
+
+
+class Arena:
+    """The mapping, and the allocator of one region in it."""
+
+    def __init__(self, fd: int, slots: int, region: int) -> None:
+        blocks = BLOCK * (slots + 1)
+        self.fd = fd
+        self.map = mmap.mmap(fd, blocks + REGION * (slots + 1), flags=mmap.MAP_SHARED | NORESERVE)
+        self._base = blocks
+        self.own(region)
+
+    @staticmethod
+    def size(slots: int) -> int:
+        """Bytes of the file for so many worker slots."""
+        return (BLOCK + REGION) * (slots + 1)
+
+    def own(self, region: int, live: dict[int, int] | None = None) -> None:
+        """Allocate in this region from now on; ``live`` are slabs in it that are still read."""
+        self.start = self._base + REGION * region
+        self.end = self.start + REGION
+        self.live: dict[int, int] = dict(live or {})  # offset -> size class
+        self.top = max((at + (1 << size) for at, size in self.live.items()), default=self.start)
+        self.free_slabs: defaultdict[int, list[int]] = defaultdict(list)
+        self.warm = 0
+
+    def block(self, slot: int) -> memoryview:
+        """The control block of the worker in this slot."""
+        return memoryview(self.map)[BLOCK * slot : BLOCK * (slot + 1)]
+
+    def allocate(self, nbytes: int) -> int | None:
+        """The offset of a slab of at least ``nbytes``, or ``None`` when the region is full."""
+        size = max(16, (nbytes - 1).bit_length())
+        if self.free_slabs[size]:
+            at = self.free_slabs[size].pop()
+            self.warm -= 1 << size
+        else:
+            at = self.top
+            if at + (1 << size) > self.end:
+                return None
+            self.top += 1 << size
+        self.live[at] = size
+        return at
+
+    def free(self, at: int) -> None:
+        """Give a slab back; nobody may read it any more."""
+        size = self.live.pop(at)
+        self.warm += 1 << size
+        if self.warm > KEEP_WARM and hasattr(mmap, "MADV_REMOVE"):
+            self.map.madvise(mmap.MADV_REMOVE, at, 1 << size)
+        self.free_slabs[size].append(at)
+
+    def put(self, buffer: memoryview) -> int | None:
+        """Copy a contiguous buffer into a new slab and return its offset, or ``None`` when full."""
+        at = self.allocate(buffer.nbytes)
+        if at is not None:
+            self._copy(at, buffer)
+        return at
+
+    def _copy(self, at: int, buffer: memoryview) -> None:
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and hasattr(numpy, "copyto"):  # frees the GIL while it copies
+            numpy.copyto(numpy.frombuffer(self.map, "u1", buffer.nbytes, at), numpy.frombuffer(buffer, "u1"))
+            return
+        for start in range(0, buffer.nbytes, PIECE):  # the GIL can change hands between pieces
+            piece = buffer[start : start + PIECE]
+            self.map[at + start : at + start + piece.nbytes] = piece  # type: ignore[assignment]
+
+    def view(self, at: int, nbytes: int) -> Any:
+        """A writable buffer over a slab, able to carry weak references: alive while anything reads it."""
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and hasattr(numpy, "frombuffer"):
+            return numpy.frombuffer(self.map, "u1", nbytes, at)
+        import ctypes
+
+        return (ctypes.c_ubyte * nbytes).from_buffer(self.map, at)
+
+    def close(self) -> None:
+        """Close the descriptor; the memory goes when the last view of it does."""
+        os.close(self.fd)
+
+
+def pack(arena: Arena, value: object, dump: Callable[..., bytes] = pickle.dumps) -> tuple[bytes, Refs]:
+    """Pickle ``value``; what is large goes to shared memory.
+
+    Returns the payload and the slabs it names; without slabs it is a plain pickle, with slabs
+    a pickle of ``(inner pickle or None, slabs)``, ``None`` meaning that the first slab is it.
+    """
+    refs: Refs = []
+
+    def out_of_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        at = arena.put(raw) if raw.nbytes >= OUT_OF_BAND else None
+        if at is None:
+            return True  # small, or the region is full: in the pickle itself
+        refs.extend((at, raw.nbytes))
+        return False
+
+    try:
+        data: bytes | None = dump(value, protocol=5, buffer_callback=out_of_band)
+        assert data is not None
+        if len(data) >= OUT_OF_BAND:
+            at = arena.put(memoryview(data))
+            if at is not None:
+                refs[:0] = (at, len(data))
+                data = None
+    except BaseException:
+        for at in refs[::2]:
+            arena.free(at)
+        raise
+    if not refs:
+        assert data is not None
+        return data, refs
+    return pickle.dumps((data, refs), 5), refs
+
+
+def unpack(arena: Arena, payload: bytes, keep: Callable[[int, Any], object]) -> Any:
+    """The value of a payload that names slabs; ``keep(offset, view)`` is called for each lent view."""
+    data, refs = pickle.loads(payload)
+    at = refs[::2]
+    views = [arena.view(offset, size) for offset, size in zip(at, refs[1::2], strict=True)]
+    for offset, view in zip(at, views, strict=True):
+        keep(offset, view)
+    if data is None:
+        return pickle.loads(views[0], buffers=views[1:])
+    return pickle.loads(data, buffers=views)
+
+
+def slabs(payload: bytes) -> list[int]:
+    """The offsets that a payload names."""
+    refs: Refs = pickle.loads(payload)[1]
+    return refs[::2]

@@ -1,0 +1,143 @@
+"""Pickling what users pass, and saying well what cannot be pickled."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from asyncpar.errors import SerializationError
+from asyncpar.process.arena import Arena, Refs, pack
+from asyncpar.process.transit import describe
+
+HEAVY = 1 << 20
+"""Bytes from which arguments are pickled off the loop's thread (copying 1 MiB takes about 0.15 ms)."""
+MANY = 20_000
+
+
+def by_value() -> Callable[..., bytes]:
+    """``cloudpickle.dumps``."""
+    try:
+        import cloudpickle
+    except ImportError:
+        raise ImportError(
+            "functions='by_value' needs cloudpickle. Install it with: pip install 'asyncpar[by-value]'"
+        ) from None
+    dumps: Callable[..., bytes] = cloudpickle.dumps
+    return dumps
+
+
+def heavy(value: Any, depth: int = 3) -> bool:
+    """Whether pickling this would hold up the loop, by a quick look that may be wrong."""
+    nbytes = getattr(value, "nbytes", None)
+    if isinstance(nbytes, int):
+        return nbytes >= HEAVY
+    if isinstance(value, (bytes, bytearray, str)):
+        return len(value) >= HEAVY
+    if isinstance(value, (list, tuple, set, frozenset, dict)):
+        if len(value) >= MANY:
+            return True
+        if depth and len(value) <= 64:
+            inner = value.values() if isinstance(value, dict) else value
+            return any(heavy(item, depth - 1) for item in inner)
+    return False
+
+
+class _Sink:
+    """A file that collects frames. Its method is Python code, so that the GIL can change hands between frames."""
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+
+    def write(self, data: Any) -> int:
+        self.parts.append(bytes(data))
+        return len(data)
+
+
+def dump_yielding(value: Any, protocol: int = 5, buffer_callback: Any = None) -> bytes:
+    """``pickle.dumps`` that lets other threads run about every 64 KiB."""
+    sink = _Sink()
+    pickle.Pickler(sink, protocol, buffer_callback=buffer_callback).dump(value)
+    return b"".join(sink.parts)
+
+
+def pack_slowly(arena: Arena, value: Any) -> tuple[bytes, Refs]:
+    """``pack`` for a helper thread."""
+    return pack(arena, value, dump_yielding)
+
+
+def picklable_by_name(function: Any) -> None:
+    """Refuse functions of an interactive session: their name leads nowhere in a worker."""
+    inner = getattr(function, "func", function)
+    main = sys.modules.get("__main__")
+    if getattr(inner, "__module__", None) == "__main__" and not getattr(main, "__file__", None):
+        if getattr(getattr(main, "__spec__", None), "name", None) is None:
+            raise SerializationError(
+                f"{getattr(inner, '__qualname__', inner)} was defined in an interactive session, where workers cannot "
+                "find it: put it in a module, or open the pool with functions='by_value'"
+            )
+
+
+def explain(
+    value: Any, error: BaseException, by_value: bool, label: str = "", keywords: bool = False
+) -> SerializationError:
+    """The error for something that cannot be pickled: which part of which call, and why."""
+    if isinstance(error, SerializationError):
+        return error
+    if not label:
+        return _explain_function(value, error, by_value)
+    if keywords:
+        args, kwargs = value
+        path, culprit = _find([(f"argument {i + 1}", a) for i, a in enumerate(args)] + [(f"argument {k}=", a) for k, a in kwargs.items()])
+    elif label == "share()":
+        path, culprit = _find([("the object", value)])
+    else:
+        path, culprit = _find([(f"argument {i + 1}", a) for i, a in enumerate(value)])
+    advice = "" if by_value else "; pass plain data, or functions='by_value' if it is a function"
+    return SerializationError(
+        f"{path} of {label} cannot be pickled: {describe(culprit)} ({type(culprit).__qualname__}): {error}{advice}"
+    )
+
+
+def _explain_function(function: Any, error: BaseException, by_value: bool) -> SerializationError:
+    name = getattr(function, "__qualname__", None) or describe(function)
+    if "<lambda>" in name or "<locals>" in name:
+        kind = "a lambda" if "<lambda>" in name else "defined inside a function"
+        return SerializationError(
+            f"{name} is {kind}, which workers cannot import: define it at the top of a module, "
+            "or open the pool with functions='by_value' (pip install 'asyncpar[by-value]')"
+        )
+    return SerializationError(f"the function {name} cannot be pickled: {type(error).__name__}: {error}")
+
+
+def _find(parts: list[tuple[str, Any]], depth: int = 5) -> tuple[str, Any]:
+    """The innermost part that cannot be pickled, and its path."""
+    for path, part in parts:
+        if not _picklable(part):
+            inner = _inside(path, part) if depth else []
+            if any(not _picklable(value) for _, value in inner):
+                return _find(inner, depth - 1)
+            return path, part
+    return parts[0] if parts else ("the call", None)
+
+
+def _inside(path: str, part: Any) -> list[tuple[str, Any]]:
+    if isinstance(part, dict):
+        return [(f"{path}[{key!r}]", value) for key, value in list(part.items())[:1000]]
+    if isinstance(part, (list, tuple)):
+        return [(f"{path}[{i}]", value) for i, value in enumerate(part[:1000])]
+    state = getattr(part, "__dict__", None)
+    if isinstance(state, dict) and not callable(part):
+        return [(f"{path}.{name}", value) for name, value in state.items()]
+    return []
+
+
+def _picklable(value: Any) -> bool:
+    try:
+        pickle.dumps(value, 5)
+    except Exception:
+        return False
+    return True
+
+

@@ -1,0 +1,70 @@
+"""What loop and worker agree on: frames, control words, flags. No I/O, no imports but struct.
+
+A frame is a header and its payload; many calls travel in one. Towards the worker:
+
+=========  =======================================================  ==================
+kind       payload                                                  header fields
+=========  =======================================================  ==================
+FUNCTION   pickled function                                         aux: its number
+CALLS      per call number and size, then their arguments           count; flags: TIMED
+MAP        pickled list of items                                    count; aux: number
+SHARE      pickled constant                                         aux: its number
+FORGET     numbers of functions (flags 0) or constants (flags 1)    count
+FREE       offsets of slabs of the worker's that nobody reads now   count
+=========  =======================================================  ==================
+
+and towards the loop, always in the order of the calls:
+
+=========  =======================================================  ==================
+RESULTS    per call a size, then their values                       count; aux: us
+VALUES     pickled list of values                                   count; aux: us
+STOPPED    nothing: these calls were cancelled                      count
+REFUSED    pickled error: nothing of this chunk could be read       count
+HELD       offsets of arguments' slabs that the function kept       count
+RELEASED   offsets of slabs that it has let go since                count
+LOG        pickled logging record or warning
+READY      nothing, or the pickled error of the initializer
+=========  =======================================================  ==================
+
+Each worker has a block of shared memory: control words, and the outcomes that it has not
+sent yet, so that a call's result survives the worker's death in a later call.
+"""
+
+from __future__ import annotations
+
+import struct
+
+HEADER = struct.Struct("<IBBHI")  # payload bytes, kind, flags, count, aux
+FUNCTION, CALLS, MAP, SHARE, FORGET, FREE = range(6)
+RESULTS, VALUES, STOPPED, REFUSED, HELD, RELEASED, LOG, READY = range(8, 16)
+
+# Flags of a header.
+TIMED = 1  # note when each call starts
+PARCEL = 2  # the payload names slabs of shared memory
+FAILED = 4  # VALUES: some items failed
+STAR = 8  # MAP: items are argument tuples
+
+# Flags in the upper bits of a call's size.
+SIZE = 0x1FFF_FFFF
+SLABS = 0x8000_0000  # names slabs of shared memory
+KEYWORDS = 0x4000_0000  # (args, kwargs), not args alone
+ERROR = 0x2000_0000  # an error, not a value
+
+# Control words of a worker's block, 8 bytes each.
+WRITTEN = 0  # bytes that the loop has written so far: a hint for the worker's spin
+SEQ = 1  # the call that runs, if BUSY; else the next one
+BUSY = 2  # 1 while a chunk runs
+LOGGED = 3  # the first call whose outcome is in the log
+SINCE = 4  # monotonic nanoseconds at which the running call began (TIMED chunks only)
+CANCELS = 5  # how many cancelled ranges were written so far
+RANGES = 8  # a ring of RING pairs: first and last cancelled call
+RING = 56
+WORDS = RANGES + 2 * RING
+
+BLOCK = 1 << 17  # bytes of a worker's block
+LOG_AT = 8 * WORDS
+LOG_SIZE = BLOCK - LOG_AT
+
+OUT_OF_BAND = 1 << 16  # buffers of 64 KiB and more travel through shared memory
+FRAME_SECONDS = 1e-3  # a worker keeps outcomes back for at most this long
+"""Frames of about 1 ms make the cost of a pipe write and a wake-up (about 50 us) small."""

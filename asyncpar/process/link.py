@@ -1,0 +1,255 @@
+"""What the loop knows of one worker: which calls it has, what came back, what a death costs. No I/O."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from asyncpar.chunks import Chunk, Errors
+from asyncpar.errors import SerializationError
+from asyncpar.process import transit
+from asyncpar.process.layout import (
+    BUSY, CANCELS, ERROR, FAILED, HEADER, HELD, LOG, LOG_SIZE, LOGGED, PARCEL, RANGES, READY, REFUSED, RELEASED, RESULTS,
+    RING, SEQ, SIZE, SLABS, STOPPED, VALUES,
+)  # fmt: skip
+
+HEAVY = 1 << 20
+"""Pickles of 1 MiB and more are read off the loop's thread: 1 MiB takes about a millisecond."""
+Unpack = Callable[[bytes], Any]
+
+
+class Link:
+    """The state of one worker. ``unpack`` reads payloads that name slabs, ``free`` takes our slabs back."""
+
+    def __init__(self, words: Any, log: Any, unpack: Unpack, free: Callable[[int], None]) -> None:
+        self.words, self.log = words, log
+        self.unpack, self.free = unpack, free
+        self.in_flight: deque[Chunk] = deque()
+        self.next_seq = 0  # of the next call to be sent
+        self.delivered = 0  # of the next call to be answered
+        self.held: set[int] = set()
+        self.data = b""
+        self.heavy: bytes | None = None  # a payload that somebody should read in a thread, then ``resume``
+        self.ended: list[Chunk] = []  # chunks that ended since the last look
+        self.messages: list[tuple[int, bytes]] = []  # LOG and READY
+        for i in range(RANGES):
+            words[i] = 0
+
+    # -- sending
+
+    def sent(self, chunk: Chunk) -> None:
+        """The chunk is on its way."""
+        chunk.seq = self.next_seq
+        self.next_seq += len(chunk.items)
+        self.in_flight.append(chunk)
+
+    def cancel(self, chunk: Chunk, first: int, last: int) -> bool:
+        """Mark calls of a chunk as cancelled; true if one of them may be running."""
+        words = self.words
+        count = words[CANCELS]
+        at = RANGES + 2 * (count % RING)
+        words[at], words[at + 1] = chunk.seq + first, chunk.seq + last
+        words[CANCELS] = count + 1
+        return self.running_in(chunk, first, last)
+
+    def running_in(self, chunk: Chunk, first: int, last: int) -> bool:
+        """Whether one of these calls is running now."""
+        return bool(self.words[BUSY]) and chunk.seq + first <= self.words[SEQ] <= chunk.seq + last
+
+    # -- receiving
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the worker: outcomes go to their chunks."""
+        self.data = self.data + data if self.data else data
+        if self.heavy is None:
+            self._parse()
+
+    def resume(self, value: Any, error: BaseException | None) -> None:
+        """The heavy payload was read elsewhere: go on behind it."""
+        size, kind, flags, count, aux = HEADER.unpack_from(self.data)
+        body = self.data[HEADER.size : HEADER.size + size]
+        self.data = self.data[HEADER.size + size :]
+        self.heavy = None
+        if kind == VALUES:
+            self._values(count, flags, aux, value, error)
+        else:
+            self._results(body, count, aux, (value, error))
+        self._parse()
+
+    def _parse(self) -> None:
+        data, at, end = self.data, 0, len(self.data)
+        while end - at >= HEADER.size:
+            size, kind, flags, count, aux = HEADER.unpack_from(data, at)
+            start = at + HEADER.size
+            if start + size > end:
+                break
+            body = data[start : start + size]
+            if self._is_heavy(kind, flags, count, body):
+                self.heavy = body if kind == VALUES else body[4:]
+                break
+            at = start + size
+            if kind == RESULTS:
+                self._results(body, count, aux)
+            elif kind == VALUES:
+                self._values(count, flags, aux, *self._load(body, bool(flags & PARCEL)))
+            else:
+                self._small(kind, count, body)
+        self.data = data[at:]
+
+    def _is_heavy(self, kind: int, flags: int, count: int, body: bytes) -> bool:
+        if kind == VALUES and flags & PARCEL:
+            return _weight(body) >= HEAVY
+        if kind == RESULTS and count == 1:
+            (mark,) = struct.unpack_from("<I", body)
+            return bool(mark & SLABS) and not mark & ERROR and _weight(body[4:]) >= HEAVY
+        return False
+
+    def _load(self, payload: bytes, parcel: bool) -> tuple[Any, BaseException | None]:
+        try:
+            return (self.unpack(payload) if parcel else pickle.loads(payload)), None
+        except BaseException as error:
+            made = SerializationError(f"the result cannot be unpickled here: {type(error).__name__}: {error}")
+            made.__cause__ = error
+            return None, made
+
+    def _results(self, body: bytes, count: int, aux: int, given: tuple[Any, BaseException | None] | None = None) -> None:
+        chunk = self.in_flight[0]
+        marks = struct.unpack_from(f"<{count}I", body)
+        at = 4 * count
+        values: list[Any] = []
+        errors: Errors | None = None
+        loads = pickle.loads
+        for i, mark in enumerate(marks):
+            blob = body[at : at + (mark & SIZE)]
+            at += mark & SIZE
+            if not mark & ~SIZE:
+                values.append(loads(blob))
+                continue
+            value, error = given or self._outcome(mark, blob)
+            values.append(value)
+            if error is not None:
+                errors = errors or {}
+                errors[i] = error
+        chunk.function.measured(aux / 1e6, count)
+        self._deliver(chunk, values, errors)
+
+    def _outcome(self, mark: int, blob: bytes) -> tuple[Any, BaseException | None]:
+        if mark & ERROR:
+            return None, transit.load_error(blob)
+        return self._load(blob, bool(mark & SLABS))
+
+    def _values(self, count: int, flags: int, aux: int, value: Any, error: BaseException | None) -> None:
+        chunk = self.in_flight[0]
+        chunk.function.measured(aux / 1e6, count)
+        errors: Errors | None = None
+        if error is not None:
+            value, errors = [None] * count, dict.fromkeys(range(count), error)
+        elif flags & FAILED:
+            value, packed = value
+            errors = {i: transit.load_error(blob) for i, blob in packed.items()}
+        self._deliver(chunk, value, errors)
+
+    def _small(self, kind: int, count: int, body: bytes) -> None:
+        if kind == STOPPED:
+            chunk = self.in_flight[0]
+            self._settle(chunk, count)
+            self.delivered += count
+            chunk.stopped(count)
+            self._end(chunk)
+        elif kind == REFUSED:
+            self._refused(self.in_flight[0], count, body)
+        elif kind == HELD:
+            self.held.update(struct.unpack(f"<{count}Q", body))
+        elif kind == RELEASED:
+            for at in struct.unpack(f"<{count}Q", body):
+                self.held.discard(at)
+                self.free(at)
+        elif kind in (LOG, READY):
+            self.messages.append((kind, body))
+
+    def _refused(self, chunk: Chunk, count: int, body: bytes) -> None:
+        """Nothing of a map's chunk could be unpickled there: find out which item it was."""
+        self.delivered += count
+        if count == 1:
+            self._settle(chunk, count)
+            chunk.deliver([None], {0: transit.load_error(body)})
+        else:
+            self._free(chunk.slabs)
+            chunk.function.seconds = None  # one by one
+            chunk.requeue()
+        self._end(chunk)
+
+    def _deliver(self, chunk: Chunk, values: list[Any], errors: Errors | None) -> None:
+        self._settle(chunk, len(values))
+        self.delivered += len(values)
+        chunk.deliver(values, errors)
+        self._end(chunk)
+
+    def _end(self, chunk: Chunk) -> None:
+        if chunk.finished:
+            self.in_flight.popleft()
+            self.ended.append(chunk)
+
+    def _settle(self, chunk: Chunk, count: int) -> None:
+        """The arguments of the next calls were used: their slabs are free, unless the function kept them."""
+        if chunk.singles:
+            for call in chunk.items[chunk.done : chunk.done + count]:
+                self._free(call.lends)
+        elif chunk.slabs and chunk.done + count == len(chunk.items):
+            self._free(chunk.slabs)
+
+    def _free(self, slabs: Any) -> None:
+        for at in slabs:
+            if at not in self.held:
+                self.free(at)
+
+    # -- death
+
+    def lost(self, error: Callable[[str], BaseException]) -> bool:
+        """The worker is dead and its pipe read to the end. True if a running call was lost.
+
+        What it had finished is in its log; the call that was running is lost; the others never started.
+        """
+        words = self.words
+        running = words[SEQ]
+        if self.in_flight and self.delivered < running:
+            self._read_log(words[LOGGED], running)
+        struck = False
+        if self.in_flight and words[BUSY] and self.delivered == running:
+            chunk = self.in_flight[0]
+            self._settle(chunk, 1)
+            struck = True
+            chunk.lost(error(chunk.label(chunk.done)))
+            self._end(chunk)
+        self.ended.extend(self.in_flight)
+        for chunk in reversed(self.in_flight):
+            if chunk.singles:
+                pass  # their arguments stay where they are, to be sent again
+            else:
+                for at in chunk.slabs:
+                    self.free(at)
+            chunk.requeue()
+        self.in_flight.clear()
+        for at in self.held:
+            self.free(at)
+        self.held.clear()
+        return struck
+
+    def _read_log(self, seq: int, end: int) -> None:
+        at = 0
+        while seq < end and at + 4 <= LOG_SIZE:
+            (mark,) = struct.unpack_from("<I", self.log, at)
+            blob = bytes(self.log[at + 4 : at + 4 + (mark & SIZE)])
+            at += 4 + (mark & SIZE)
+            if seq >= self.delivered:
+                value, error = self._outcome(mark, blob)
+                self._deliver(self.in_flight[0], [value], None if error is None else {0: error})
+            seq += 1
+
+
+def _weight(payload: bytes) -> int:
+    data, refs = pickle.loads(payload)
+    return refs[1] if data is None else 0

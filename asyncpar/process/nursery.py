@@ -1,0 +1,150 @@
+"""The loop's side of the zygote: asks for workers, hears how they ended, owns the shared memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from asyncpar.errors import BrokenPoolError
+from asyncpar.process.arena import Arena, shared_file
+from asyncpar.process.zygote import LENGTH
+
+SPARE_SLOTS = 62
+"""Workers there can be besides the pool's own: actors, streams and replacements."""
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
+)  # fmt: skip
+
+
+class Nursery:
+    """One zygote and the workers that it made."""
+
+    def __init__(self, workers: int, settings: dict[str, Any], threads: int | None, on_lost: Callable[[], None]) -> None:
+        self.slots = list(range(workers + SPARE_SLOTS, 0, -1))
+        self.total = len(self.slots)
+        self.settings = settings
+        self.threads = threads
+        self.on_lost = on_lost
+        self.places: dict[int, Any] = {}  # slot -> place
+        self.region_live: dict[int, dict[int, int]] = {}  # slot -> offset -> size class
+        self.failure: BaseException | None = None
+        self.closing = False
+        self._data = b""
+
+    def open(self) -> None:
+        """Start the zygote. It is ready when it is; what is asked of it waits in the socket."""
+        self.loop = asyncio.get_running_loop()
+        fd = shared_file(Arena.size(self.total))
+        self.arena = Arena(fd, self.total, 0)
+        self.start()
+
+    def start(self) -> None:
+        """Start a zygote over the same shared memory."""
+        self.control, theirs = socket.socketpair()
+        settings = self.settings | {"arena": self.arena.fd, "slots": self.total}
+        environment = dict(os.environ)
+        if self.threads is not None:
+            environment.update(dict.fromkeys(THREAD_VARIABLES, str(self.threads)))
+        code = f"import sys; sys.path[:] = {sys.path!r}; from asyncpar.process.zygote import main; main({theirs.fileno()})"
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, *settings["flags"], "-c", code],
+                pass_fds=(theirs.fileno(), self.arena.fd),
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+        finally:
+            theirs.close()
+        data = pickle.dumps(settings, 5)
+        self.control.sendall(LENGTH.pack(len(data)) + data)
+        self.control.setblocking(False)
+        self._data = b""
+        self.loop.add_reader(self.control.fileno(), self._readable)
+
+    def spawn(self, place: Any, read_fd: int, write_fd: int, settings: dict[str, Any]) -> None:
+        """Have a worker made that reads and writes these descriptors."""
+        live = self.region_live.setdefault(place.slot, {})
+        data = pickle.dumps((place.slot, settings | {"live": dict(live), "log_level": _log_level()}), 5)
+        self.places[place.slot] = place
+        self.control.setblocking(True)  # a few hundred bytes to a process that only waits for them
+        try:
+            socket.send_fds(self.control, [LENGTH.pack(len(data))], [read_fd, write_fd])
+            self.control.sendall(data)
+        except OSError:
+            pass  # the zygote is gone: its socket's end says so, and everything starts anew
+        finally:
+            self.control.setblocking(False)
+
+    def _readable(self) -> None:
+        try:
+            data = self.control.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.loop.remove_reader(self.control.fileno())
+            self.control.close()
+            if not self.closing:
+                self.on_lost()
+            return
+        self._data += data
+        while len(self._data) >= LENGTH.size:
+            (size,) = LENGTH.unpack_from(self._data)
+            if len(self._data) < LENGTH.size + size:
+                return
+            message = pickle.loads(self._data[LENGTH.size : LENGTH.size + size])
+            self._data = self._data[LENGTH.size + size :]
+            self._heard(*message)
+
+    def _heard(self, what: str, detail: Any, pid: int, over: Any) -> None:
+        if what == "born":
+            place = self.places.get(detail)
+            if place is not None:
+                place.born(pid)
+        elif what == "died":
+            for place in [p for p in self.places.values() if p.pid == pid]:
+                place.died(detail, over)
+        elif what == "preload":
+            self.failure = BrokenPoolError(f"preload={detail!r} failed in the zygote: {over}")
+
+    def released(self, slot: int) -> None:
+        """The worker in this slot is gone."""
+        self.places.pop(slot, None)
+        if self.region_live.get(slot):
+            self.slots.insert(0, slot)  # results in its region are still read: use it last
+        else:
+            self.slots.append(slot)
+
+    async def close(self) -> None:
+        """End the zygote; every worker has gone before."""
+        self.closing = True
+        if self.control.fileno() >= 0:
+            self.loop.remove_reader(self.control.fileno())
+            self.control.close()
+        for _ in range(500):
+            if self.process.poll() is not None:
+                break
+            await asyncio.sleep(0.002)
+        else:
+            self.process.kill()
+            self.process.wait()
+        self.arena.close()
+
+
+def _log_level() -> int:
+    """The lowest level that any logger of this process is set to."""
+    levels = [logging.getLogger().level or logging.WARNING]
+    for logger in logging.Logger.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and logger.level:
+            levels.append(logger.level)
+    return min(levels)

@@ -1,0 +1,276 @@
+"""What crosses from a worker besides values: errors with their tracebacks, logging records, warnings.
+
+Also how a worker process is set up before its first call. Imports nothing of asyncpar but errors.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from asyncpar.errors import SerializationError, _rebuild
+from asyncpar.process.layout import LOG, READY
+
+Send = Callable[..., None]
+CO_COROUTINE = 0x80
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling this gives a coroutine. Looks through partials, methods and callable objects."""
+    while hasattr(function, "func") and not hasattr(function, "__code__"):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    if code is None and not isinstance(function, type):
+        code = getattr(getattr(type(function), "__call__", None), "__code__", None)
+    return bool(code is not None and code.co_flags & CO_COROUTINE)
+
+
+# -- errors
+
+
+def describe(value: object, limit: int = 60) -> str:
+    """A short repr that never fails."""
+    try:
+        text = repr(value)
+    except Exception:  # the user's __repr__ may do anything
+        text = object.__repr__(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def unpicklable_result(value: object, error: BaseException) -> SerializationError:
+    made = SerializationError(
+        f"the result, a {type(value).__qualname__}, cannot be pickled: {type(error).__name__}: {error}; "
+        "return plain data, or keep the object in the worker with pool.actor()"
+    )
+    made.__cause__ = error
+    return made
+
+
+def unloadable(what: str, error: BaseException) -> SerializationError:
+    made = SerializationError(
+        f"{what} cannot be unpickled in the worker: {type(error).__name__}: {error}; "
+        "it must be importable there under the same name"
+    )
+    made.__cause__ = error
+    return made
+
+
+def dump_error(error: BaseException) -> bytes:
+    """An exception with its type, notes and causes, and the worker's traceback as a note."""
+    if not isinstance(error, Exception):
+        error = foreign(error)
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    try:
+        # a note is a note already for an exception that was raised here before
+        error.add_note(f"\nTraceback in worker {os.getpid()}:\n{text.rstrip()}")
+        links = chain(error)
+        return pickle.dumps([(_dump_one(link), how) for link, how in links], 5)
+    finally:
+        error.__traceback__ = None
+
+
+def foreign(error: BaseException) -> RuntimeError:
+    """KeyboardInterrupt and the like must not travel as themselves: they would stop the loop."""
+    made = RuntimeError(f"the call raised {type(error).__name__}: {error}")
+    made.__cause__ = error
+    return made
+
+
+def chain(error: BaseException) -> list[tuple[BaseException, str]]:
+    """The exception, then what it was raised from, outermost first."""
+    links: list[tuple[BaseException, str]] = []
+    seen: set[int] = set()
+    link: BaseException | None = error
+    how = ""
+    while link is not None and id(link) not in seen and len(links) < 32:
+        seen.add(id(link))
+        links.append((link, how))
+        if link.__cause__ is not None:
+            link, how = link.__cause__, "cause"
+        elif link.__context__ is not None and not link.__suppress_context__:
+            link, how = link.__context__, "context"
+        else:
+            link = None
+    return links
+
+
+def _dump_one(error: BaseException) -> bytes:
+    try:
+        data = pickle.dumps(error, 5)
+        if type(pickle.loads(data)) is type(error):
+            return data
+    except Exception:  # a constructor with other arguments than .args: the usual trap
+        pass
+    try:
+        data = pickle.dumps(Rebuilt(error), 5)
+        pickle.loads(data)
+        return data
+    except Exception as reason:
+        made = SerializationError(
+            f"the call raised {type(error).__qualname__}: {error}; "
+            f"that exception cannot be pickled: {type(reason).__name__}: {reason}"
+        )
+        for note in getattr(error, "__notes__", ()):
+            made.add_note(note)
+        return pickle.dumps(made, 5)
+
+
+class Rebuilt:
+    """Pickles an exception by type, args and attributes, without calling its constructor."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self.error), self.error.args, self.error.__dict__)
+
+
+def load_error(data: bytes) -> BaseException:
+    """The exception that ``dump_error`` packed."""
+    outer: BaseException | None = None
+    last: BaseException | None = None
+    for blob, how in pickle.loads(data):
+        try:
+            link = pickle.loads(blob)
+        except Exception as reason:
+            link = SerializationError(f"an exception of the worker cannot be unpickled here: {reason}")
+        if last is None:
+            outer = link
+        elif how == "cause":
+            last.__cause__ = link
+        else:
+            last.__context__ = link
+        last = link
+    assert outer is not None
+    return outer
+
+
+# -- setting a worker up
+
+
+def prepare(send: Send, settings: dict[str, Any]) -> None:
+    """Make this process a worker: main module, random numbers, output, logging, warnings."""
+    sys.path[:] = settings["path"]
+    sys.argv[:] = settings["argv"]
+    sys.modules["__main__"] = sys.modules.get("__mp_main__") or LazyMain(settings["main"])
+    if "numpy.random" in sys.modules:  # a fork would repeat its parent's numbers
+        sys.modules["numpy.random"].seed()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io_text()):
+            stream.reconfigure(line_buffering=True)
+    import faulthandler
+
+    if sys.stderr is not None:
+        try:
+            faulthandler.enable()
+        except (ValueError, OSError):  # stderr has no descriptor
+            pass
+    forward_logging(send, settings["log_level"])
+
+
+def io_text() -> Any:
+    import io
+
+    return io.TextIOWrapper
+
+
+def initialize(send: Send, settings: dict[str, Any]) -> None:
+    """Run the user's initializer and report."""
+    if settings["initializer"] is None:
+        return
+    try:
+        pickle.loads(settings["initializer"])()
+    except BaseException as error:
+        send(READY, dump_error(error))
+        os._exit(1)
+    send(READY, b"")
+
+
+def forward_logging(send: Send, level: int) -> None:
+    """Send logging records and warnings to the loop's process."""
+    import logging
+    import warnings
+
+    class Forward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                data = {**record.__dict__, "msg": record.getMessage(), "args": None, "exc_info": None}
+                if record.exc_info:
+                    data["exc_text"] = logging.Formatter().formatException(record.exc_info)
+                send(LOG, pickle.dumps(_plain(data), 5))
+            except Exception:
+                self.handleError(record)
+
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        logging.getLogger("py.warnings").warning(
+            "%s", warnings.formatwarning(message, category, filename, lineno, line).rstrip()
+        )
+
+    root = logging.getLogger()
+    root.handlers[:] = [Forward()]
+    root.setLevel(level)
+    warnings.showwarning = show
+
+
+def _plain(data: dict[str, Any]) -> dict[str, Any]:
+    """Attributes of a record that can travel; the others as text."""
+    plain: dict[str, Any] = {}
+    for key, value in data.items():
+        if not isinstance(value, (int, float, str, type(None))):
+            value = describe(value)
+        plain[key] = value
+    return plain
+
+
+class LazyMain(types.ModuleType):
+    """Stands for the user's script until something of it is needed, then runs it as ``__mp_main__``."""
+
+    def __init__(self, where: tuple[str, str] | None) -> None:
+        super().__init__("__main__")
+        self.__dict__["_where"] = where
+
+    def __getattr__(self, name: str) -> Any:
+        where = self.__dict__.get("_where")
+        if where is None or name.startswith("__"):
+            raise AttributeError(f"module '__main__' has no attribute {name!r}")
+        self.__dict__["_where"] = None
+        import_main(self, *where)
+        return getattr(self, name)
+
+
+importing_main = False
+
+
+def import_main(module: types.ModuleType, how: str, where: str) -> None:
+    """Run the user's script into ``module``, as multiprocessing's spawn does."""
+    global importing_main
+    import runpy
+
+    importing_main = True
+    try:
+        run = runpy.run_path if how == "path" else runpy.run_module
+        content = run(where, run_name="__mp_main__")
+    finally:
+        importing_main = False
+    module.__dict__.update(content)
+    sys.modules["__mp_main__"] = module
+
+
+def in_context(values: Any, function: Any, args: Any, kwargs: Any) -> Any:
+    """Call with context variables set, given as ``((module, name), value)``."""
+    import contextvars
+    import importlib
+
+    def call() -> Any:
+        for (module, name), value in values:
+            getattr(importlib.import_module(module), name).set(value)
+        return function(*args, **kwargs)
+
+    return contextvars.copy_context().run(call)

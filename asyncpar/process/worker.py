@@ -1,0 +1,498 @@
+"""The far side of the process pool: one worker, reading frames and answering them.
+
+Runs in a process of its own and imports almost nothing, so that a worker is there in a
+millisecond. Blocking throughout: a worker does one thing at a time.
+
+A result is kept in shared memory before the next call starts and sent with others, at the
+latest after a millisecond. So a crash loses the call that was running, and no other.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import struct
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from asyncpar.process import transit
+from asyncpar.process.arena import Arena, pack, unpack
+from asyncpar.process.layout import (
+    BUSY, CALLS, CANCELS, ERROR, FAILED, FRAME_SECONDS, FORGET, FREE, FUNCTION, HEADER, HELD, KEYWORDS, LOG_AT,
+    LOG_SIZE, LOGGED, MAP, OUT_OF_BAND, PARCEL, RANGES, READY, REFUSED, RELEASED, RESULTS, RING, SEQ, SHARE, SINCE,
+    SIZE, SLABS, STAR, STOPPED, TIMED, VALUES, WRITTEN,
+)  # fmt: skip
+
+SCALARS = frozenset((int, float, str, bool, type(None)))
+LENGTH = struct.Struct("<I")
+RECEIVE = 1 << 18
+FRAME_NS = int(FRAME_SECONDS * 1e9)
+NO_FUNCTION = 0  # the function travels with its arguments
+
+
+class Interrupted(KeyboardInterrupt):
+    """The caller cancelled this call, or its timeout passed. Clean up and let it through."""
+
+
+class Worker:
+    """Serves one pair of pipes until the other end closes."""
+
+    def __init__(self, read_fd: int, write_fd: int, arena: Arena, slot: int, spin: float) -> None:
+        self.read_fd, self.write_fd, self.arena, self.spin = read_fd, write_fd, arena, spin
+        block = arena.block(slot)
+        self.words = block[:LOG_AT].cast("Q")
+        self.log = block[LOG_AT:]
+        self.logged_bytes = 0
+        self.functions: dict[int, Callable[..., Any]] = {}
+        self.constants: dict[int, Any] = {}
+        self.packed_constants: dict[int, bytes] = {}
+        self.buffer = bytearray(RECEIVE)
+        self.view = memoryview(self.buffer)
+        self.received = 0
+        self.inside = [0]  # 1 while a call may be interrupted
+        self.interrupted = -1  # the call that got an interrupt already
+        self.cancelled: list[tuple[int, int]] = []
+        self.cancels_read = 0
+        self.lent: list[tuple[int, weakref.ref[Any]]] = []
+        self.released: list[int] = []
+        self.runner: Any = None
+        self.task: Any = None
+
+    # -- frames in and out
+
+    def serve(self) -> None:
+        """Answer frames until the pipe closes."""
+        handlers = {
+            FUNCTION: self.on_function,
+            CALLS: self.on_calls,
+            MAP: self.on_map,
+            SHARE: self.on_share,
+            FORGET: self.on_forget,
+            FREE: self.on_free,
+        }
+        data = b""
+        while more := self.read():
+            data = data + more if data else more
+            at, end = 0, len(data)
+            while end - at >= HEADER.size:
+                size, kind, flags, count, aux = HEADER.unpack_from(data, at)
+                stop = at + HEADER.size + size
+                if stop > end:
+                    data, at, end = self.read_rest(data, at, stop), 0, stop - at
+                    stop = end
+                if kind in (CALLS, MAP):
+                    self.words[BUSY] = 1
+                handlers[kind](data[at + HEADER.size : stop], flags, count, aux)
+                at = stop
+            data = data[at:]
+
+    def read(self) -> bytes:
+        """Some bytes. Spins a moment first: waking a sleeping core costs 50 to 100 us."""
+        if self.spin:
+            end = time.perf_counter() + self.spin
+            while self.words[WRITTEN] == self.received and time.perf_counter() < end:
+                os.sched_yield()
+        n = os.readv(self.read_fd, [self.buffer])
+        self.received += n
+        return bytes(self.view[:n])
+
+    def read_rest(self, data: bytes, at: int, stop: int) -> bytes:
+        """The frame that starts at ``at``, all of it."""
+        whole = bytearray(data[at:])
+        while len(whole) < stop - at:
+            n = os.readv(self.read_fd, [self.view[: min(RECEIVE, stop - at - len(whole))]])
+            if not n:
+                os._exit(0)
+            self.received += n
+            whole += self.view[:n]
+        return bytes(whole)
+
+    def send(self, kind: int, payload: bytes, count: int = 0, flags: int = 0, aux: int = 0) -> None:
+        """Write one frame, waiting for room: the loop that reads slowly holds its workers back."""
+        data = memoryview(HEADER.pack(len(payload), kind, flags, count, min(aux, 0xFFFF_FFFF)) + payload)
+        while data:
+            data = data[os.write(self.write_fd, data) :]
+
+    def send_offsets(self, kind: int, offsets: list[int]) -> None:
+        for start in range(0, len(offsets), 8192):
+            part = offsets[start : start + 8192]
+            self.send(kind, struct.pack(f"<{len(part)}Q", *part), len(part))
+
+    # -- small frames
+
+    def on_function(self, payload: bytes, flags: int, count: int, number: int) -> None:
+        try:
+            function = pickle.loads(payload)
+        except BaseException as error:
+            self.functions[number] = _raiser(transit.unloadable("the function", error))
+        else:
+            self.functions[number] = self.adapted(function)
+
+    def adapted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as it is called here: coroutine functions run on this worker's own loop."""
+        return self.awaiting(function) if transit.is_async(function) else function
+
+    def awaiting(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self.run_coroutine(function(*args, **kwargs))
+
+        return call
+
+    def run_coroutine(self, coroutine: Any) -> Any:
+        import asyncio
+
+        if self.runner is None:
+            self.runner = asyncio.Runner()
+        loop = self.runner.get_loop()
+
+        async def main() -> Any:
+            return await coroutine
+
+        self.task = loop.create_task(main())
+        try:
+            return loop.run_until_complete(self.task)
+        except asyncio.CancelledError:
+            if self.interrupted == self.words[SEQ]:
+                raise Interrupted from None
+            raise
+        finally:
+            self.task = None
+
+    def on_share(self, payload: bytes, flags: int, count: int, number: int) -> None:
+        self.packed_constants[number] = payload
+
+    def constant(self, number: int) -> Any:
+        """The object behind a ``Shared``, unpickled at its first use here."""
+        if number not in self.constants:
+            payload = self.packed_constants.pop(number)
+            self.constants[number] = unpack(self.arena, payload, lambda at, view: None)
+        return self.constants[number]
+
+    def on_forget(self, payload: bytes, flags: int, count: int, aux: int) -> None:
+        for number in struct.unpack(f"<{count}Q", payload):
+            if flags:
+                self.constants.pop(number, None)
+                self.packed_constants.pop(number, None)
+            else:
+                self.functions.pop(number, None)
+
+    def on_free(self, payload: bytes, flags: int, count: int, aux: int) -> None:
+        for at in struct.unpack(f"<{count}Q", payload):
+            self.arena.free(at)
+
+    # -- interrupts
+
+    def on_signal(self, signum: int, frame: Any) -> None:
+        """The loop has cancelled calls. Raises inside the one that runs; the others never start."""
+        words = self.words
+        while self.cancels_read < words[CANCELS]:
+            at = RANGES + 2 * (self.cancels_read % RING)
+            self.cancelled.append((words[at], words[at + 1]))
+            self.cancels_read += 1
+        running = words[SEQ]
+        if self.inside[0] and self.interrupted != running and self.is_cancelled(running):
+            self.interrupted = running
+            if self.task is not None:
+                self.task.get_loop().call_soon_threadsafe(self.task.cancel)
+            else:
+                raise Interrupted
+
+    def is_cancelled(self, seq: int) -> bool:
+        return any(first <= seq <= last for first, last in self.cancelled)
+
+    # -- calls
+
+    def on_calls(self, payload: bytes, flags: int, count: int, aux: int) -> None:
+        """Run calls that were made one by one: each has its own arguments and its own answer."""
+        head = struct.unpack_from(f"<{2 * count}I", payload)
+        at = 8 * count
+        words, inside, functions, loads, clock = self.words, self.inside, self.functions, pickle.loads, time.perf_counter_ns
+        out: list[bytes] = []
+        sizes: list[int] = []
+        begun = clock()
+        last = 2 * count - 2
+        for i in range(0, 2 * count, 2):
+            size = head[i + 1]
+            blob = payload[at : at + (size & SIZE)]
+            at += size & SIZE
+            error: BaseException | None = None
+            value: Any = None
+            args: Any = ()
+            if flags & TIMED:
+                words[SINCE] = time.monotonic_ns()
+            try:
+                try:
+                    inside[0] = 1
+                    if self.cancelled and self.is_cancelled(words[SEQ]):
+                        raise Interrupted
+                    args = unpack(self.arena, blob, self.lend) if size & SLABS else loads(blob)
+                    if head[i] == NO_FUNCTION:
+                        function, *args = args
+                        args = args[0] if not size & KEYWORDS else args
+                        function = self.adapted(function)
+                    else:
+                        function = functions[head[i]]
+                    value = function(*args[0], **args[1]) if size & KEYWORDS else function(*args)
+                finally:
+                    inside[0] = 0
+            except SystemExit as leaving:
+                self.send_results(sizes, out, clock() - begun, words[SEQ])
+                _exit_as(leaving)
+            except BaseException as raised:
+                inside[0] = 0
+                error = raised
+            stopped = type(error) is Interrupted and self.is_cancelled(words[SEQ])
+            if not stopped:
+                mark, answer = self.answer(value, error)
+            args = value = error = function = None
+            if self.lent:
+                self.settle()
+            if stopped:
+                self.send_results(sizes, out, clock() - begun, words[SEQ])
+                self.send(STOPPED, b"", 1)
+                self.sent(words[SEQ] + 1, last=i == last)
+                begun = clock()
+                continue
+            sizes.append(len(answer) | mark)
+            out.append(answer)
+            now = clock()
+            if i == last or now - begun > FRAME_NS or not self.record(mark, answer):
+                self.send_results(sizes, out, now - begun, words[SEQ] + 1, last=i == last)
+                begun = now
+            else:
+                words[SEQ] += 1
+        self.done()
+
+    def answer(self, value: Any, error: BaseException | None) -> tuple[int, bytes]:
+        """The flags and bytes that carry one outcome."""
+        if error is None:
+            try:
+                if type(value) in SCALARS and (type(value) is not str or len(value) < OUT_OF_BAND):
+                    return 0, pickle.dumps(value, 5)
+                blob, refs = pack(self.arena, value)
+            except BaseException as raised:
+                error = transit.unpicklable_result(value, raised)
+            else:
+                return (SLABS if refs else 0), blob
+        return ERROR, transit.dump_error(error)
+
+    def record(self, mark: int, answer: bytes) -> bool:
+        """Keep an outcome where it outlives this process; false if there is no room."""
+        start, size = self.logged_bytes, len(answer)
+        if start + size + 4 > LOG_SIZE:
+            return False
+        self.log[start : start + 4] = LENGTH.pack(size | mark)
+        self.log[start + 4 : start + 4 + size] = answer
+        self.logged_bytes = start + 4 + size
+        return True
+
+    def sent(self, seq: int, last: bool = False) -> None:
+        """All outcomes before call ``seq`` are in the pipe: the log starts afresh.
+
+        In this order, so that a death in between is read rightly: see ``Link.lost``.
+        """
+        if last:
+            self.words[BUSY] = 0
+        self.words[SEQ] = seq
+        self.words[LOGGED] = seq
+        self.logged_bytes = 0
+
+    def send_results(self, sizes: list[int], out: list[bytes], ns: int, seq: int, last: bool = False) -> None:
+        if out:
+            body = struct.pack(f"<{len(sizes)}I", *sizes) + b"".join(out)
+            self.send(RESULTS, body, len(sizes), aux=ns // 1000)
+            sizes.clear()
+            out.clear()
+            self.sent(seq, last)
+
+    # -- map
+
+    def on_map(self, payload: bytes, flags: int, count: int, number: int) -> None:
+        """Run one function on each of the items; values go back together."""
+        words, inside, clock = self.words, self.inside, time.perf_counter_ns
+        try:
+            items = unpack(self.arena, payload, self.lend) if flags & PARCEL else pickle.loads(payload)
+            function = self.functions[number]
+            function = _starred(function) if flags & STAR else function
+        except BaseException as raised:
+            self.settle()
+            self.send(REFUSED, transit.dump_error(transit.unloadable("an argument", raised)), count)
+            self.sent(words[SEQ] + count, last=True)
+            return self.done()
+        values: list[Any] = []
+        errors: dict[int, bytes] = {}
+        begun = clock()
+        seq = words[SEQ]
+        end = seq + count
+        for item in items:
+            if flags & TIMED:
+                words[SINCE] = time.monotonic_ns()
+            try:
+                try:
+                    inside[0] = 1
+                    if self.cancelled and self.is_cancelled(seq):
+                        raise Interrupted
+                    value = function(item)
+                finally:
+                    inside[0] = 0
+            except SystemExit as leaving:
+                self.send_values(values, errors, clock() - begun, seq)
+                _exit_as(leaving)
+            except BaseException as raised:
+                inside[0] = 0
+                value = None
+                if type(raised) is Interrupted and self.is_cancelled(seq):
+                    self.send_values(values, errors, clock() - begun, seq)
+                    self.send(STOPPED, b"", 1)
+                    seq += 1
+                    self.sent(seq, last=seq == end)
+                    begun = clock()
+                    continue
+                errors[len(values)] = transit.dump_error(raised)
+            values.append(value)
+            seq += 1
+            if seq == end:
+                break
+            now = clock()
+            if now - begun > FRAME_NS or not self.record_value(value, errors.get(len(values) - 1)):
+                self.send_values(values, errors, now - begun, seq)
+                begun = now
+            else:
+                words[SEQ] = seq
+        item = items = value = None
+        if self.lent:
+            self.settle()
+        self.send_values(values, errors, clock() - begun, seq, last=True)
+        self.done()
+
+    def record_value(self, value: Any, error: bytes | None) -> bool:
+        if error is not None:
+            return self.record(ERROR, error)
+        if type(value) in SCALARS:
+            blob = pickle.dumps(value, 5)
+            return len(blob) < OUT_OF_BAND and self.record(0, blob)
+        return False  # may be large, or refuse to be pickled: send what there is now
+
+    def send_values(
+        self, values: list[Any], errors: dict[int, bytes], ns: int, seq: int, last: bool = False
+    ) -> None:
+        """Send what was computed; a value that can't be pickled fails alone."""
+        if not values:
+            return
+        count = len(values)
+        try:
+            blob, refs = pack(self.arena, (values, errors) if errors else values)
+        except BaseException:
+            self.replace_unpicklable(values, errors)
+            blob, refs = pack(self.arena, (values, errors) if errors else values)
+        flags = (FAILED if errors else 0) | (PARCEL if refs else 0)
+        values.clear()
+        errors.clear()
+        self.send(VALUES, blob, count, flags, ns // 1000)
+        self.sent(seq, last)
+
+    def replace_unpicklable(self, values: list[Any], errors: dict[int, bytes]) -> None:
+        for i, value in enumerate(values):
+            try:
+                pickle.dumps(value, 5)
+            except BaseException as raised:
+                errors[i] = transit.dump_error(transit.unpicklable_result(value, raised))
+                values[i] = None
+
+    # -- arguments that live in shared memory
+
+    def lend(self, at: int, view: Any) -> None:
+        self.lent.append((at, weakref.ref(view)))
+
+    def settle(self) -> None:
+        """Tell the loop which lent slabs the function kept: they must not be used again yet."""
+        held = []
+        for at, ref in self.lent:
+            view = ref()
+            if view is not None:
+                held.append(at)
+                weakref.finalize(view, self.released.append, at).atexit = False
+                del view
+        self.lent.clear()
+        if held:
+            self.send_offsets(HELD, held)
+
+    # -- the end of a chunk, and of the process
+
+    def done(self) -> None:
+        """After a chunk: tell what was let go, and let out what was printed."""
+        self.words[BUSY] = 0
+        if self.cancelled:
+            seq = self.words[SEQ]
+            self.cancelled = [r for r in self.cancelled if r[1] >= seq]
+        if self.released:
+            offsets, self.released[:] = self.released[:], []
+            self.send_offsets(RELEASED, offsets)
+
+
+def _exit_as(leaving: SystemExit) -> NoReturn:
+    code = leaving.code
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code or 0)
+
+
+def _raiser(error: BaseException) -> Callable[..., Any]:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def _starred(function: Callable[..., Any]) -> Callable[[tuple[Any, ...]], Any]:
+    def call(args: tuple[Any, ...]) -> Any:
+        return function(*args)
+
+    return call
+
+
+_here: Worker | None = None
+
+
+def constant(number: int) -> Any:
+    """What a pickled ``Shared`` becomes in a worker."""
+    assert _here is not None
+    return _here.constant(number)
+
+
+def start(read_fd: int, write_fd: int, arena: Arena, slot: int, settings: dict[str, Any]) -> NoReturn:
+    """Be worker number ``slot``: set the process up, then serve until the pipe closes."""
+    global _here
+    os.environ["ASYNCPAR_WORKER"] = str(os.getpid())
+    arena.own(slot, settings["live"])
+    _here = worker = Worker(read_fd, write_fd, arena, slot, settings["spin"])
+    worker.released.clear()
+    signal.signal(signal.SIGINT, worker.on_signal)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    transit.prepare(worker.send, settings)
+    code = 0
+    try:
+        transit.initialize(worker.send, settings)
+        worker.serve()
+    except BrokenPipeError:
+        code = 0  # the loop's process is gone
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                code = code or 1
+        os._exit(code)
+

@@ -1,0 +1,61 @@
+"""What lives in a worker between calls: an actor's object, a stream's generator. Runs on the far side.
+
+Kept by thread, so that the workers of a thread pool have one each, as processes do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+_here = threading.local()
+
+BATCH_SECONDS = 1e-3
+
+
+def settle(cls: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Make the object that lives here from now on."""
+    _here.value = cls(*args, **kwargs)
+
+
+def settle_iterator(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Call a generator function; its iterator lives here from now on."""
+    _here.value = iter(function(*args, **kwargs))
+
+
+def call(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a method of the object that lives here."""
+    return method(_here.value, *args, **kwargs)
+
+
+async def call_async(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Await an async method of the object that lives here."""
+    return await method(_here.value, *args, **kwargs)
+
+
+def advance(most: int) -> tuple[list[Any], bool, BaseException | None]:
+    """Items of the iterator for about a millisecond, whether it ended, and the error it ended with."""
+    items: list[Any] = []
+    end = time.perf_counter() + BATCH_SECONDS
+    try:
+        while len(items) < most:
+            items.append(next(_here.value))
+            if time.perf_counter() > end:
+                break
+    except StopIteration:
+        return items, True, None
+    except Exception as error:
+        if not items:
+            raise
+        return items, True, error
+    return items, False, None
+
+
+def leave() -> None:
+    """Let go of what lives here; a generator runs its ``finally`` now."""
+    value = _here.__dict__.pop("value", None)
+    close = getattr(value, "close", None)
+    if close is not None and hasattr(value, "gi_frame"):
+        close()

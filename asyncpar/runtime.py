@@ -1,0 +1,204 @@
+"""Running a program: the event loop, signals, and the default pools that short forms use."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
+
+from asyncpar.errors import NestedPoolError, PoolNotFoundError
+from asyncpar.process import transit
+
+if TYPE_CHECKING:
+    from asyncpar.pool import Pool
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+OWN_POOLS = {
+    "process": ("asyncpar.process.pool", "ProcessPool"),
+    "thread": ("asyncpar.thread", "ThreadPool"),
+    "inline": ("asyncpar.inline", "InlinePool"),
+}
+_runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
+
+
+class _Interrupt(KeyboardInterrupt, SystemExit):
+    """Ctrl-C, as ``run`` raises it: a ``KeyboardInterrupt`` that, uncaught, ends the program with exit code 130.
+
+    Python by itself would print a traceback and end with the signal, which only shells show as 130.
+    """
+
+    code = 128 + signal.SIGINT
+
+
+class Runtime:
+    """The default pools of one event loop. ``asyncpar.run`` has one; elsewhere use ``async with open_runtime():``."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, asyncio.Task[Pool]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._outer: Runtime | None = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._outer = _runtimes.get(self._loop)
+        _runtimes[self._loop] = self
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._loop is not None
+        if self._outer is None:
+            del _runtimes[self._loop]
+        else:
+            _runtimes[self._loop] = self._outer
+        pools = [task.result() for task in self._pools.values() if task.done() and not task.exception()]
+        self._pools.clear()
+        for pool in reversed(pools):
+            await pool.aclose()
+
+    async def pool(self, name: str) -> Pool:
+        """The default pool of this name, opened at its first use."""
+        task = self._pools.get(name)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._open(name))
+            self._pools[name] = task
+        try:
+            return await asyncio.shield(task)
+        except BaseException:
+            if task.done() and (task.cancelled() or task.exception()):
+                self._pools.pop(name, None)
+            raise
+
+    async def _open(self, name: str) -> Pool:
+        return await open_pool(name).__aenter__()
+
+
+def open_runtime() -> Runtime:
+    """Default pools for a program that has an event loop of its own: ``async with asyncpar.open_runtime(): ...``."""
+    return Runtime()
+
+
+async def default_pool(name: str) -> Pool:
+    """The default pool of this name in the running loop's runtime."""
+    runtime = _runtimes.get(asyncio.get_running_loop())
+    if runtime is None:
+        raise RuntimeError(
+            "there are no default pools in this event loop: start the program with asyncpar.run(main), "
+            "or put 'async with asyncpar.open_runtime():' around this, or open a pool yourself"
+        )
+    return await runtime.pool(name)
+
+
+def run(main: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run an async program: ``asyncpar.run(main)``, on uvloop where that is installed.
+
+    Default pools are opened at first use and closed at the end. Ctrl-C cancels ``main``, which may clean up, and then
+    raises ``KeyboardInterrupt`` (exit code 130); SIGTERM does the same with exit code 143.
+
+    :raises TypeError: ``main`` is not a coroutine function
+    :raises NestedPoolError: called while a worker imports the script, which then lacks its ``__main__`` guard
+    """
+    if asyncio.iscoroutine(main):
+        main.close()
+        raise TypeError("asyncpar.run takes the function itself, not a coroutine: asyncpar.run(main), not main()")
+    if not transit.is_async(main):
+        raise TypeError(f"asyncpar.run takes a coroutine function (async def), not {transit.describe(main)}")
+    if transit.importing_main:
+        raise NestedPoolError(
+            "asyncpar.run was called while a worker was importing this script to find its functions: "
+            "put the call under 'if __name__ == \"__main__\":'"
+        )
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        try:
+            return cast(T, runner.run(_main(main, args, kwargs)))
+        except KeyboardInterrupt as error:
+            raise _Interrupt(*error.args) from None
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _main(main: Callable[..., Coroutine[Any, Any, T]], args: Any, kwargs: Any) -> T:
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    terminated = False
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        task.cancel()
+
+    handled = _own_sigterm()
+    if handled:
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        async with open_runtime():
+            return await main(*args, **kwargs)
+    except asyncio.CancelledError:
+        if terminated:
+            sys.exit(128 + signal.SIGTERM)
+        raise
+    finally:
+        if handled:
+            loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _own_sigterm() -> bool:
+    """Whether SIGTERM is ours to handle: in the main thread, and nobody else does."""
+    import threading
+
+    in_main = threading.current_thread() is threading.main_thread()
+    return in_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+async def to_process(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a CPU-bound function on the default process pool. See ``Pool.run``."""
+    return await (await default_pool("process")).run(function, *args, **kwargs)
+
+
+async def to_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a blocking function on the default thread pool. See ``Pool.run`` and ``ThreadPool``."""
+    return await (await default_pool("thread")).run(function, *args, **kwargs)
+
+
+def open_pool(name: str | None = None, **options: Any) -> Pool:
+    """A new pool by name, to be entered with ``async with``: ``open_pool("process", workers=4)``.
+
+    :param name: ``"process"``, ``"thread"``, ``"inline"`` or one that an installed package registers under the
+        entry-point group ``asyncpar.pools``; what follows a colon is passed on (``"lambda:my-function"``).
+        Default: the environment variable ``ASYNCPAR_POOL``, else ``"process"``.
+    :raises PoolNotFoundError: there is none of that name
+    """
+    cls, argument = find_pool(name or os.environ.get("ASYNCPAR_POOL") or "process")
+    return cls(argument, **options) if argument else cls(**options)
+
+
+def find_pool(name: str) -> tuple[type[Any], str]:
+    """The class for a pool's name, and what follows the colon."""
+    kind, _, argument = name.partition(":")
+    import importlib
+
+    if kind in OWN_POOLS:
+        module, attribute = OWN_POOLS[kind]
+        return getattr(importlib.import_module(module), attribute), argument
+    from importlib.metadata import entry_points  # costs 100 ms, so only when needed
+
+    found = {entry.name: entry for entry in entry_points(group="asyncpar.pools")}
+    if kind not in found:
+        known = ", ".join(sorted({*OWN_POOLS, *found}))
+        raise PoolNotFoundError(f"there is no pool named {kind!r}; installed are: {known}")
+    return found[kind].load(), argument

@@ -1,0 +1,143 @@
+"""The window of a map: what was read and not yet taken, in order or not. No I/O, no event loop.
+
+It is the one place that knows the two promises of a map: what is in flight plus what is finished
+but unread never exceeds the limit, and with ``ordered`` results leave in the order of the source.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from asyncpar.chunks import Errors
+
+HOLE: Any = type("Hole", (), {"__repr__": lambda self: "<no result yet>"})()
+
+
+class Failure:
+    """A failed call's place among the results, when errors are to be raised."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Block:
+    """The results of one stretch of the source."""
+
+    __slots__ = ("missing", "nbytes", "size", "taken", "values")
+
+    def __init__(self, size: int, nbytes: int) -> None:
+        self.size = self.missing = size
+        self.nbytes = nbytes
+        self.taken = 0
+        self.values: list[Any] = []
+
+
+class Window:
+    """Bounded by ``limit`` calls and ``limit_bytes`` bytes."""
+
+    def __init__(
+        self, limit: int, *, limit_bytes: int | None = None, ordered: bool = True, raising: bool = True
+    ) -> None:
+        self.limit, self.limit_bytes, self.ordered, self.raising = limit, limit_bytes, ordered, raising
+        self.read = 0  # items read from the source
+        self.finished = 0  # calls with an outcome
+        self.taken = 0  # results that the consumer has done with
+        self.lent = 0  # results of the list that the consumer works on
+        self.lent_bytes = 0
+        self.bytes = 0
+        self.failure: BaseException | None = None
+        self._blocks: deque[Block] = deque()  # ordered
+        self._lists: deque[tuple[list[Any], int]] = deque()  # unordered
+
+    def room(self) -> int:
+        """How many items may be read from the source now."""
+        if self.failure is not None:
+            return 0
+        room = self.limit - (self.read - self.taken)
+        if self.limit_bytes is None or room <= 0:
+            return max(room, 0)
+        outstanding = self.read - self.taken
+        if not outstanding:
+            return 1 if not self.read else min(room, max(1, int(self.limit_bytes / self._mean_bytes())))
+        return max(0, min(room, int((self.limit_bytes - self.bytes) / self._mean_bytes())))
+
+    def _mean_bytes(self) -> float:
+        return max(self.bytes / max(self.read - self.taken, 1), self._seen_bytes / max(self.finished, 1), 1.0)
+
+    _seen_bytes = 0
+
+    def open(self, size: int, nbytes: int = 0) -> Block:
+        """The place for the results of ``size`` items that were read."""
+        block = Block(size, 0)
+        self.grow(block, nbytes)
+        if self.ordered:
+            self._blocks.append(block)
+        return block
+
+    def grow(self, block: Block, nbytes: int) -> None:
+        """So many serialised bytes of this block's arguments or results are held."""
+        block.nbytes += nbytes
+        self.bytes += nbytes
+        self._seen_bytes += nbytes
+
+    def fill(self, block: Block, first: int, values: Sequence[Any], errors: Errors | None) -> None:
+        """Outcomes for the block's calls from ``first`` on; ``HOLE`` where one is still to come."""
+        if errors:
+            values = list(values)
+            for i, error in errors.items():
+                values[i] = Failure(error) if self.raising else error
+        holes = sum(value is HOLE for value in values) if errors else 0
+        block.missing -= len(values) - holes
+        self.finished += len(values) - holes
+        if not self.ordered:
+            kept = [value for value in values if value is not HOLE] if holes else list(values)
+            share = 0 if block.missing else block.nbytes
+            self._lists.append((kept, share))
+        elif len(values) == block.size:
+            block.values = list(values)
+        else:
+            if not block.values:
+                block.values = [HOLE] * block.size
+            block.values[first : first + len(values)] = values
+
+    def pull(self) -> list[Any] | None:
+        """Results to hand out next, or ``None`` if there are none yet.
+
+        The list handed out before counts as taken from now on. After a failure there is nothing more.
+        """
+        self.taken += self.lent
+        self.bytes -= self.lent_bytes
+        self.lent = self.lent_bytes = 0
+        if self.failure is not None:
+            return None
+        values, nbytes = self._next()
+        if values is None:
+            return None
+        self.lent, self.lent_bytes = len(values), nbytes
+        if self.raising and any(type(value) is Failure for value in values):
+            at = next(i for i, value in enumerate(values) if type(value) is Failure)
+            self.failure = values[at].error
+            values = values[:at]
+        return values
+
+    def _next(self) -> tuple[list[Any] | None, int]:
+        if not self.ordered:
+            return self._lists.popleft() if self._lists else (None, 0)
+        if not self._blocks:
+            return None, 0
+        block = self._blocks[0]
+        if not block.missing:
+            self._blocks.popleft()
+            return (block.values[block.taken :] if block.taken else block.values), block.nbytes
+        start = end = block.taken
+        values = block.values
+        while end < len(values) and values[end] is not HOLE:
+            end += 1
+        if end == start:
+            return None, 0
+        block.taken = end
+        return values[start:end], 0

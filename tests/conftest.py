@@ -1,0 +1,351 @@
+"""What every test gets.
+
+An async test runs twice: on asyncio's loop in debug mode, and on uvloop. While it runs, a call that
+blocks the loop raises `blockbuster.BlockingError`; mark the test `may_block` if it does so on purpose.
+
+After every test, async or not, nothing may be left behind: see `Traces`. What a fixture of wider scope
+opened beforehand does not count.
+
+With CI set in the environment a skipped test is a failure, unless its reason begins with one of
+`ALLOWED_SKIPS`: continuous integration is to notice that something is no longer tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import psutil
+import pytest
+from _pytest.outcomes import Failed
+from anyio.pytest_plugin import extract_backend_and_options, get_runner
+from blockbuster import BlockBuster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    import pytest_timeout
+
+ALLOWED_SKIPS = ("no machine here:",)
+"""What a skip's reason may begin with in CI: it names hardware or a service that no set-up can install."""
+
+GRACE = 3.0
+"""Seconds for what is ending to end: a reaped child, a thread on its last line."""
+
+SLOW_CALLBACK = 1.0
+"""Seconds that one step may hold asyncio's loop. Blocking calls are found by name, but a long
+computation only by its time; this is far above a pause of a busy machine."""
+
+TEST_RUN = f"{os.getpid()}-{time.time_ns()}"
+os.environ["ASYNCPAR_TEST_RUN"] = TEST_RUN  # inherited, so that an orphan is still known as ours
+
+
+# Loops
+
+
+def debug_loop() -> asyncio.AbstractEventLoop:
+    """asyncio's loop, for debug mode."""
+    loop = asyncio.new_event_loop()
+    loop.slow_callback_duration = SLOW_CALLBACK
+    return loop
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop
+    except ImportError:
+        return False
+    uvloop.new_event_loop().close()  # libuv's first loop opens two descriptors and keeps them for good
+    return True
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(("asyncio", {"debug": True, "loop_factory": debug_loop}), id="asyncio"),
+        pytest.param(
+            ("asyncio", {"use_uvloop": True}),
+            id="uvloop",
+            marks=pytest.mark.skipif(not _has_uvloop(), reason="uvloop is not installed"),
+        ),
+    ],
+)
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    """The loop of an async test."""
+    return request.param
+
+
+# The loop stays free
+
+
+@pytest.fixture(autouse=True)
+def loop_stays_free(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A blocking call on the loop of an async test raises."""
+    if "anyio_backend" not in request.fixturenames or request.node.get_closest_marker("may_block"):
+        yield
+        return
+    guard = _guard()
+    guard.activate()
+    try:
+        yield
+    finally:
+        guard.deactivate()
+
+
+def _guard() -> BlockBuster:
+    guard = BlockBuster()
+    # A module's first import reads files; names of the lazy package are loaded at first use, wherever that is.
+    for function in guard.functions.values():
+        function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
+    # os.read, os.write and sockets are let through by blockbuster where the descriptor is non-blocking.
+    return guard
+
+
+# Nothing is left behind
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What this process holds: what is there after a test and was not before, was left behind."""
+
+    processes: frozenset[str]
+    descriptors: frozenset[str]
+    mappings: frozenset[str]
+    shared_memory: frozenset[str]
+    threads: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Traces:
+        """The traces of this moment."""
+        return cls(
+            processes=frozenset(_processes()),
+            descriptors=frozenset(_descriptors()),
+            mappings=frozenset(_mappings()),
+            shared_memory=frozenset(_names("/dev/shm")),
+            threads=frozenset(f"{thread.name} ({thread.ident})" for thread in threading.enumerate()),
+        )
+
+    def since(self, before: Traces) -> list[str]:
+        """One line for each thing that is here and was not there before."""
+        return [
+            f"{field.name}: {name}{_command(name) if field.name == 'processes' else ''}"
+            for field in fields(self)
+            for name in sorted(getattr(self, field.name) - getattr(before, field.name))
+        ]
+
+
+def _processes() -> Iterator[str]:
+    """Our descendants; those whose parent died are known by the environment they inherited."""
+    descendants = {child.pid for child in psutil.Process().children(recursive=True)}
+    for pid in psutil.pids():
+        if pid in descendants or (pid != os.getpid() and TEST_RUN in _contents(pid, "environ")):
+            yield str(pid)
+
+
+def _command(pid: str) -> str:
+    command = _contents(int(pid), "cmdline").replace("\0", " ").strip()
+    return f" {command[:200] or 'a zombie: it ended, and nobody waited for it'}"
+
+
+def _contents(pid: int, file: str) -> str:
+    """What /proc says; nothing if the process has ended or belongs to somebody else."""
+    try:
+        return Path(f"/proc/{pid}/{file}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _descriptors() -> Iterator[str]:
+    for descriptor in _names("/proc/self/fd"):
+        try:
+            yield f"{descriptor} -> {Path('/proc/self/fd', descriptor).readlink()}"
+        except OSError:
+            continue  # the one that listed the folder
+
+
+def _mappings() -> Iterator[str]:
+    """Shared memory that is mapped, whether or not its name or descriptor is still there."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "/memfd:" in line or "/dev/shm/" in line:
+            yield " ".join(line.split()[4:])  # its inode and name; addresses may change
+
+
+def _names(folder: str) -> list[str]:
+    return os.listdir(folder) if Path(folder).is_dir() else []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test after which a process, descriptor, shared memory or thread is there that was not before."""
+    before = Traces.now()
+    yield
+    if _failed(request.node):
+        return  # its traceback keeps objects alive; its own error is the news
+    if left := _poll(lambda: Traces.now().since(before)):
+        _fail("The test left behind", left)
+
+
+def _poll(find: Callable[[], list[str]]) -> list[str]:
+    """What `find` still finds when the grace is over."""
+    give_up = time.monotonic() + GRACE
+    while (left := find()) and time.monotonic() < give_up:
+        gc.collect()  # an object in a cycle may be all that holds a descriptor
+        time.sleep(0.02)
+    return left
+
+
+@pytest.fixture(autouse=True)
+def no_task_left_behind(nothing_left_behind: None, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail an async test after which a task is there that was not before."""
+    if "anyio_backend" not in request.fixturenames:
+        yield
+        return
+    # The loop is held open until the test's own fixtures are gone, and closed before descriptors are counted.
+    with get_runner(*extract_backend_and_options(request.getfixturevalue("anyio_backend"))) as runner:
+        before: set[asyncio.Task[object]] = set()
+        runner.run_test(_add_tasks, {"to": before})
+        yield
+        if not _failed(request.node):
+            runner.run_test(_assert_no_more_tasks_than, {"before": before})
+
+
+async def _add_tasks(to: set[asyncio.Task[object]]) -> None:
+    to |= _tasks()
+
+
+async def _assert_no_more_tasks_than(before: set[asyncio.Task[object]]) -> None:
+    give_up = time.monotonic() + GRACE
+    while (left := _tasks() - before) and time.monotonic() < give_up:
+        await asyncio.sleep(0.01)
+    if left:
+        _fail("The test left tasks behind", map(repr, left))
+
+
+def _tasks() -> set[asyncio.Task[object]]:
+    """The tasks of the running loop, but for those in which anyio runs tests."""
+    return {task for task in asyncio.all_tasks() if "TestRunner._" not in repr(task.get_coro())}
+
+
+@pytest.fixture(autouse=True)
+def loop_has_no_complaint(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test during which the loop logged a warning: a slow callback, an exception that nobody took."""
+    complaints: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: complaints.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(handler)
+    yield
+    gc.collect(0)  # an exception that nobody took is reported when its future goes
+    logger.removeHandler(handler)
+    if complaints and not _failed(request.node):
+        _fail("The event loop complained", complaints)
+
+
+def _fail(what: str, lines: Iterable[str]) -> NoReturn:
+    pytest.fail(f"{what}:\n  " + "\n  ".join(lines), pytrace=False)
+
+
+# Nothing hangs
+
+
+class TestHangs(Failed, SystemExit):
+    """A failure that also leaves an event loop: uvloop lets only KeyboardInterrupt and SystemExit out
+    of a signal's handler, so that pytest-timeout's own failure would be logged, and the test hang on.
+    """
+
+    __test__ = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(settings: pytest_timeout.Settings) -> bool:
+    """Start the test's time, in place of pytest-timeout."""
+
+    def interrupt(_signal: int, _frame: object) -> NoReturn:
+        _print_tasks()
+        raise TestHangs(f"The test hung: it was not over after {settings.timeout:g} seconds.")
+
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout, settings.timeout)  # again, if the teardown hangs
+    return True
+
+
+def _print_tasks() -> None:
+    """Where each task stands: the traceback of a hanging test shows only its loop."""
+    with contextlib.suppress(RuntimeError):  # no loop is running
+        for task in asyncio.all_tasks():
+            task.print_stack()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_cancel_timer() -> bool:
+    """The test is over."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    return True
+
+
+# Reports
+
+
+_FAILED = pytest.StashKey[bool]()
+_forbidden_skips: list[str] = []
+
+
+def _failed(item: pytest.Item) -> bool:
+    return item.stash.get(_FAILED, False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember for the fixtures whether the test failed."""
+    report = yield
+    if not report.passed:
+        item.stash[_FAILED] = True
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note the skips that CI does not allow."""
+    _note_skip(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Note the whole modules that were skipped."""
+    _note_skip(report)
+
+
+def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not report.skipped or hasattr(report, "wasxfail") or not os.environ.get("CI"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    reason = reason.removeprefix("Skipped: ")
+    if not reason.startswith(ALLOWED_SKIPS):
+        _forbidden_skips.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a session in which something was skipped that CI is to run."""
+    if _forbidden_skips and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why such a session failed."""
+    if not _forbidden_skips:
+        return
+    terminalreporter.section("skipped, which fails in CI", red=True)
+    for line in _forbidden_skips:
+        terminalreporter.write_line(line)
+    terminalreporter.write_line(
+        f"Install what these need (requirements/test.txt), or let the reason begin with "
+        f"{' or '.join(map(repr, ALLOWED_SKIPS))} if no set-up could."
+    )
