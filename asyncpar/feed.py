@@ -187,13 +187,13 @@ class Feed:
             self.in_flight.discard(chunk)
         if self.closed:
             return self._closing()
+        errors = errors or None
         if errors:
             values = list(values)
             for i in [i for i, error in errors.items() if self._again(chunk, first + i, error)]:
                 del errors[i]
                 values[i] = HOLE
-        holes = errors if errors else ({} if any(v is HOLE for v in values) else None)
-        self.window.fill(chunk.block, chunk.offset + first, values, holes)
+        self.window.fill(chunk.block, chunk.offset + first, values, errors)
         self.changed()
         if not self.reader.exhausted:
             self.pool.offer(self)

@@ -50,6 +50,7 @@ class Window:
         self.lent_bytes = 0
         self.bytes = 0
         self.failure: BaseException | None = None
+        self._failed = False
         self._blocks: deque[Block] = deque()  # ordered
         self._lists: deque[tuple[list[Any], int]] = deque()  # unordered
 
@@ -85,18 +86,23 @@ class Window:
         self._seen_bytes += nbytes
 
     def fill(self, block: Block, first: int, values: Sequence[Any], errors: Errors | None) -> None:
-        """Outcomes for the block's calls from ``first`` on; ``HOLE`` where one is still to come."""
-        if errors:
+        """Outcomes for the block's calls from ``first`` on; ``HOLE`` where one is still to come.
+
+        ``errors`` is ``None`` where there are neither errors nor holes.
+        """
+        holes = 0
+        if errors is not None:
             values = list(values)
             for i, error in errors.items():
                 values[i] = Failure(error) if self.raising else error
-        holes = sum(value is HOLE for value in values) if errors else 0
+            self._failed = self._failed or self.raising and bool(errors)
+            holes = sum(value is HOLE for value in values)
         block.missing -= len(values) - holes
         self.finished += len(values) - holes
         if not self.ordered:
-            kept = [value for value in values if value is not HOLE] if holes else list(values)
+            kept = [value for value in values if value is not HOLE] if holes else values
             share = 0 if block.missing else block.nbytes
-            self._lists.append((kept, share))
+            self._lists.append((list(kept), share))
         elif len(values) == block.size:
             block.values = list(values)
         else:
@@ -118,7 +124,7 @@ class Window:
         if values is None:
             return None
         self.lent, self.lent_bytes = len(values), nbytes
-        if self.raising and any(type(value) is Failure for value in values):
+        if self._failed and any(type(value) is Failure for value in values):
             at = next(i for i, value in enumerate(values) if type(value) is Failure)
             self.failure = values[at].error
             values = values[:at]

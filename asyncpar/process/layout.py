@@ -57,9 +57,12 @@ BUSY = 2  # 1 while a chunk runs
 LOGGED = 3  # the first call whose outcome is in the log
 SINCE = 4  # monotonic nanoseconds at which the running call began (TIMED chunks only)
 CANCELS = 5  # how many cancelled ranges were written so far
+MODE = 6  # how the log is written: PICKLED, or bare numbers
 RANGES = 8  # a ring of RING pairs: first and last cancelled call
 RING = 56
 WORDS = RANGES + 2 * RING
+
+PICKLED, INTEGERS, FLOATS = range(3)
 
 BLOCK = 1 << 17  # bytes of a worker's block
 LOG_AT = 8 * WORDS

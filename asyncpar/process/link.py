@@ -12,7 +12,7 @@ from asyncpar.chunks import Chunk, Errors
 from asyncpar.errors import SerializationError
 from asyncpar.process import transit
 from asyncpar.process.layout import (
-    BUSY, CANCELS, ERROR, FAILED, HEADER, HELD, LOG, LOG_SIZE, LOGGED, PARCEL, RANGES, READY, REFUSED, RELEASED, RESULTS,
+    BUSY, CANCELS, ERROR, FAILED, HEADER, HELD, LOG, LOG_SIZE, INTEGERS, LOGGED, MODE, PARCEL, PICKLED, RANGES, READY, REFUSED, RELEASED, RESULTS,
     RING, SEQ, SIZE, SLABS, STOPPED, VALUES,
 )  # fmt: skip
 
@@ -239,6 +239,12 @@ class Link:
         return struck
 
     def _read_log(self, seq: int, end: int) -> None:
+        mode = self.words[MODE]
+        if mode != PICKLED:
+            numbers = self.log[: 8 * (LOG_SIZE // 8)].cast("q" if mode == INTEGERS else "d")
+            for value in list(numbers[self.delivered - seq : end - seq]):
+                self._deliver(self.in_flight[0], [value], None)
+            return
         at = 0
         while seq < end and at + 4 <= LOG_SIZE:
             (mark,) = struct.unpack_from("<I", self.log, at)

@@ -66,7 +66,9 @@ def dump_error(error: BaseException) -> bytes:
         error = foreign(error)
     import traceback
 
-    text = "".join(traceback.format_exception(error))
+    frames = error.__traceback__
+    outside = frames.tb_next if frames is not None and frames.tb_next is not None else frames  # without our own
+    text = "".join(traceback.format_exception(type(error), error, outside))
     try:
         # a note is a note already for an exception that was raised here before
         error.add_note(f"\nTraceback in worker {os.getpid()}:\n{text.rstrip()}")

@@ -23,7 +23,7 @@ from asyncpar.process import transit
 from asyncpar.process.arena import Arena, pack, unpack
 from asyncpar.process.layout import (
     BUSY, CALLS, CANCELS, ERROR, FAILED, FRAME_SECONDS, FORGET, FREE, FUNCTION, HEADER, HELD, KEYWORDS, LOG_AT,
-    LOG_SIZE, LOGGED, MAP, OUT_OF_BAND, PARCEL, RANGES, READY, REFUSED, RELEASED, RESULTS, RING, SEQ, SHARE, SINCE,
+    LOG_SIZE, LOGGED, MAP, MODE, OUT_OF_BAND, PARCEL, PICKLED, INTEGERS, FLOATS, RANGES, READY, REFUSED, RELEASED, RESULTS, RING, SEQ, SHARE, SINCE,
     SIZE, SLABS, STAR, STOPPED, TIMED, VALUES, WRITTEN,
 )  # fmt: skip
 
@@ -31,6 +31,8 @@ SCALARS = frozenset((int, float, str, bool, type(None)))
 LENGTH = struct.Struct("<I")
 RECEIVE = 1 << 18
 FRAME_NS = int(FRAME_SECONDS * 1e9)
+BIG = 1 << 62
+BULKY = 4096
 NO_FUNCTION = 0  # the function travels with its arguments
 
 
@@ -46,6 +48,10 @@ class Worker:
         block = arena.block(slot)
         self.words = block[:LOG_AT].cast("Q")
         self.log = block[LOG_AT:]
+        self.integers = self.log[: 8 * (LOG_SIZE // 8)].cast("q")
+        self.floats = self.log[: 8 * (LOG_SIZE // 8)].cast("d")
+        self.mode = self.words[MODE] = PICKLED
+        self.bulky = False  # values of the running chunk are too large to be kept twice
         self.logged_bytes = 0
         self.functions: dict[int, Callable[..., Any]] = {}
         self.constants: dict[int, Any] = {}
@@ -208,6 +214,8 @@ class Worker:
 
     def on_calls(self, payload: bytes, flags: int, count: int, aux: int) -> None:
         """Run calls that were made one by one: each has its own arguments and its own answer."""
+        if self.mode != PICKLED:
+            self.words[MODE] = self.mode = PICKLED
         head = struct.unpack_from(f"<{2 * count}I", payload)
         at = 8 * count
         words, inside, functions, loads, clock = self.words, self.inside, self.functions, pickle.loads, time.perf_counter_ns
@@ -314,6 +322,7 @@ class Worker:
     def on_map(self, payload: bytes, flags: int, count: int, number: int) -> None:
         """Run one function on each of the items; values go back together."""
         words, inside, clock = self.words, self.inside, time.perf_counter_ns
+        self.bulky = False
         try:
             items = unpack(self.arena, payload, self.lend) if flags & PARCEL else pickle.loads(payload)
             function = self.functions[number]
@@ -325,16 +334,19 @@ class Worker:
             return self.done()
         values: list[Any] = []
         errors: dict[int, bytes] = {}
-        begun = clock()
+        cancelled, is_cancelled, record, timed = self.cancelled, self.is_cancelled, self.record_value, flags & TIMED
+        integers, append = self.integers, values.append
+        look = 15 if count > 64 else 0  # chunks are long when calls are short: look at the clock less often
         seq = words[SEQ]
         end = seq + count
+        begun = clock()
         for item in items:
-            if flags & TIMED:
+            if timed:
                 words[SINCE] = time.monotonic_ns()
             try:
                 try:
                     inside[0] = 1
-                    if self.cancelled and self.is_cancelled(seq):
+                    if cancelled and is_cancelled(seq):
                         raise Interrupted
                     value = function(item)
                 finally:
@@ -345,7 +357,7 @@ class Worker:
             except BaseException as raised:
                 inside[0] = 0
                 value = None
-                if type(raised) is Interrupted and self.is_cancelled(seq):
+                if type(raised) is Interrupted and is_cancelled(seq):
                     self.send_values(values, errors, clock() - begun, seq)
                     self.send(STOPPED, b"", 1)
                     seq += 1
@@ -353,29 +365,57 @@ class Worker:
                     begun = clock()
                     continue
                 errors[len(values)] = transit.dump_error(raised)
-            values.append(value)
+            append(value)
             seq += 1
             if seq == end:
                 break
-            now = clock()
-            if now - begun > FRAME_NS or not self.record_value(value, errors.get(len(values) - 1)):
+            if not seq & look:
+                now = clock()
+                if now - begun > FRAME_NS:
+                    look = 0 if now - begun > 2 * FRAME_NS else look
+                    self.send_values(values, errors, now - begun, seq)
+                    begun = now
+                    continue
+            # keep the value where it outlives this process, before the next call starts
+            if type(value) is int and self.mode == INTEGERS and not errors and -BIG < value < BIG:
+                integers[len(values) - 1] = value
+                words[SEQ] = seq
+            elif record(value, errors.get(len(values) - 1), len(values)):
+                words[SEQ] = seq
+            else:
+                now = clock()
                 self.send_values(values, errors, now - begun, seq)
                 begun = now
-            else:
-                words[SEQ] = seq
         item = items = value = None
         if self.lent:
             self.settle()
         self.send_values(values, errors, clock() - begun, seq, last=True)
         self.done()
 
-    def record_value(self, value: Any, error: bytes | None) -> bool:
+    def record_value(self, value: Any, error: bytes | None, count: int) -> bool:
+        """Keep one outcome in the log; false if it must be sent now, with all before it."""
         if error is not None:
-            return self.record(ERROR, error)
-        if type(value) in SCALARS:
+            return self.mode == PICKLED and self.record(ERROR, error)
+        kind = type(value)
+        mode = INTEGERS if kind is int and -BIG < value < BIG else FLOATS if kind is float else PICKLED
+        if mode != self.mode:
+            if count > 1:
+                return False  # the log holds one kind: start it afresh
+            self.words[MODE] = self.mode = mode
+        if mode == INTEGERS:
+            self.integers[count - 1] = value
+            return True
+        if mode == FLOATS:
+            self.floats[count - 1] = value
+            return True
+        if self.bulky:
+            return False
+        try:
             blob = pickle.dumps(value, 5)
-            return len(blob) < OUT_OF_BAND and self.record(0, blob)
-        return False  # may be large, or refuse to be pickled: send what there is now
+        except BaseException:
+            return False
+        self.bulky = len(blob) > BULKY
+        return self.record(0, blob)
 
     def send_values(
         self, values: list[Any], errors: dict[int, bytes], ns: int, seq: int, last: bool = False
@@ -428,7 +468,7 @@ class Worker:
         self.words[BUSY] = 0
         if self.cancelled:
             seq = self.words[SEQ]
-            self.cancelled = [r for r in self.cancelled if r[1] >= seq]
+            self.cancelled[:] = [r for r in self.cancelled if r[1] >= seq]
         if self.released:
             offsets, self.released[:] = self.released[:], []
             self.send_offsets(RELEASED, offsets)

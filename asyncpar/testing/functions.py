@@ -1,0 +1,164 @@
+"""What the contract runs on workers. Imports nothing heavy: every worker imports this."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+
+class ContractError(Exception):
+    """An error whose constructor does not take its ``args``, as users' errors often do not."""
+
+    def __init__(self, code: int, *, reason: str) -> None:
+        super().__init__(f"{reason} ({code})")
+        self.code = code
+        self.reason = reason
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def concat(a: str, b: str) -> str:
+    """Associative, but not commutative: shows whether order is kept."""
+    return a + b
+
+
+def echo(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs
+
+
+def nap(seconds: float) -> float:
+    """Block this worker; returns its argument. In short naps, so that an interrupt is taken at once."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.01))
+    return seconds
+
+
+def fail(x: Any) -> Any:
+    raise ValueError(f"no {x}")
+
+
+def fail_on(bad: int, x: int) -> int:
+    """``x``, unless it is the bad one."""
+    if x == bad:
+        raise ValueError(f"no {x}")
+    return x
+
+
+def fail_because(x: Any) -> Any:
+    """An error with a cause."""
+    try:
+        raise KeyError(x)
+    except KeyError as error:
+        raise ContractError(7, reason="it was missing") from error
+
+
+def stop_iteration() -> None:
+    raise StopIteration("enough")
+
+
+def leave_program() -> None:
+    raise SystemExit(3)
+
+
+async def square_async(x: int) -> int:
+    import asyncio
+
+    await asyncio.sleep(0)
+    return x * x
+
+
+async def concat_async(a: str, b: str) -> str:
+    return a + b
+
+
+def value_of(thing: Any) -> Any:
+    """What arrives where a ``Shared`` was passed."""
+    return type(thing).__name__, list(thing)
+
+
+def mark(path: str, text: str = "x") -> int:
+    """Append a line to a file; returns how many are there now."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    try:
+        os.write(fd, f"{text}\n".encode())
+        return os.pread(fd, 1 << 20, 0).count(b"\n")
+    finally:
+        os.close(fd)
+
+
+def flaky(path: str, failures: int) -> str:
+    """Fails so many times, by the count in the file, then succeeds."""
+    if mark(path) <= failures:
+        raise ConnectionError("try again")
+    return "done"
+
+
+def nap_and_mark(path: str, seconds: float) -> float:
+    nap(seconds)
+    mark(path)
+    return seconds
+
+
+def span(seconds: float) -> tuple[float, float]:
+    """When a call began and ended, by a clock that all processes of a machine share."""
+    began = time.monotonic()
+    nap(seconds)
+    return began, time.monotonic()
+
+
+class Counter:
+    """An actor."""
+
+    def __init__(self, start: int = 0) -> None:
+        if start < 0:
+            raise ValueError("start must not be negative")
+        self.n = start
+        self.seen: list[int] = []
+
+    def add(self, n: int = 1) -> int:
+        self.n += n
+        return self.n
+
+    def see(self, n: int) -> None:
+        self.seen.append(n)
+
+    def all_seen(self) -> list[int]:
+        return self.seen
+
+    def fail(self) -> None:
+        self.n += 100
+        raise ValueError("the counter is tired")
+
+    async def add_async(self, n: int) -> int:
+        self.n += n
+        return self.n
+
+
+def count(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+def count_and_fail(n: int) -> Iterator[int]:
+    yield from range(n)
+    raise ValueError("the stream broke")
+
+
+def count_and_mark(path: str) -> Iterator[int]:
+    """Endless; a line in the file for every item made, and one at the end."""
+    n = 0
+    try:
+        while True:
+            mark(path)
+            yield n
+            n += 1
+    finally:
+        mark(path, "closed")
