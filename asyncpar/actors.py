@@ -67,7 +67,7 @@ class Actor(Generic[A]):
             raise self._lost
         there = residence.call_async if is_async(method) else residence.call
         try:
-            return await self._pool.run(there, method, args, kwargs)  # type: ignore[arg-type]
+            return await self._pool.run(there, method, args, kwargs)
         except WorkerLostError as error:
             self._lost = error
             raise

@@ -55,8 +55,8 @@ class Source(Protocol):
     def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
         """Outcomes of the calls from ``first`` on, in order."""
 
-    def requeue(self, chunk: Chunk, first: int) -> None:
-        """The calls from ``first`` on never started: they go to another worker."""
+    def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
+        """The calls from ``first`` on never started: they go to another worker, ``apart`` each alone."""
 
 
 class Chunk:
@@ -128,11 +128,11 @@ class Chunk:
         stop = self.stops.get(self.done) if self.stops else None
         self.deliver([None], {0: stop or error})
 
-    def requeue(self) -> None:
-        """The calls that have no outcome yet never started."""
+    def requeue(self, *, apart: bool = False) -> None:
+        """The calls that have no outcome yet never started. ``apart``: each is to travel alone."""
         if not self.finished:
             first, self.done = self.done, len(self.items)
-            self.source.requeue(self, first)
+            self.source.requeue(self, first, apart)
 
     def stop(self, index: int, outcome: BaseException) -> None:
         """Note what a call that is being stopped will end with."""

@@ -397,7 +397,7 @@ class _Crew(Generic[T]):
         coroutine = _as_coroutine(aw)
         try:
             future = self._loop.create_task(coroutine)
-        except BaseException as exc:  # noqa: BLE001  # an eager task can raise here; it ends like any other
+        except BaseException as exc:  # an eager task can raise here; it ends like any other
             coroutine.close()
             future = self._loop.create_future()
             future.set_exception(exc)

@@ -110,7 +110,8 @@ class Feed:
         cost = self.function.seconds
         if self.closed or (busy and (cost is None or cost > LONG_SECONDS)):
             return None
-        granted = self._granted(len(self.again[0][2]) if self.again else self._size(cost))
+        wanted = len(self.again[0][2]) if self.again else self._size(cost)
+        granted = self._granted(min(wanted, self.pool.most_calls))
         if not granted:
             return None
         if self.again:
@@ -186,7 +187,8 @@ class Feed:
         if chunk.finished:
             self.in_flight.discard(chunk)
         if self.closed:
-            return self._closing()
+            self._closing()
+            return
         errors = errors or None
         if errors:
             values = list(values)
@@ -198,12 +200,15 @@ class Feed:
         if not self.reader.exhausted:
             self.pool.offer(self)
 
-    def requeue(self, chunk: Chunk, first: int) -> None:
+    def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
         self._give_back(len(chunk.items) - first)
         self.in_flight.discard(chunk)
         if self.closed:
-            return self._closing()
-        self.again.append((chunk.block, chunk.offset + first, list(chunk.items[first:])))
+            self._closing()
+            return
+        size = 1 if apart else len(chunk.items)
+        for at in range(first, len(chunk.items), size):
+            self.again.append((chunk.block, chunk.offset + at, list(chunk.items[at : at + size])))
         self.offer()
 
     def _again(self, chunk: Chunk, index: int, error: BaseException) -> bool:

@@ -104,7 +104,7 @@ async def fold(
         while len(tasks) < 2 * width and (run := state.take(ended)) is not None:
             tasks.add(loop.create_task(step(run)))
 
-    async def wait(everything: bool = False) -> None:
+    async def wait() -> None:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             tasks.discard(task)
@@ -131,8 +131,8 @@ async def fold(
             await asyncio.wait(tasks)
     if not state.nodes:
         raise TypeError("reduce() of an empty iterable with no initial value: pass initial=")
-    value: T = state.nodes[0].value
-    return value
+    result: T = state.nodes[0].value
+    return result
 
 
 async def _fold_run(pool: Pool | None, function: Callable[[Any, Any], Any], values: list[Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from asyncpar.errors import CallTimeoutError
 from asyncpar.feed import Options, backoff
-from asyncpar.reading import Reader
+from asyncpar.reading import NOTHING, Reader
 from asyncpar.window import Window
 
 
@@ -37,7 +37,8 @@ class Lanes:
     def moved(self) -> None:
         """There may be room, or something to read: wake lanes, or add some."""
         if self.closed or not self.reader.ready():
-            return self._maybe_complete()
+            self._maybe_complete()
+            return
         room = self.window.room()
         while room > 0 and self.idle:
             future = self.idle.pop()
@@ -75,16 +76,16 @@ class Lanes:
     async def _lane(self) -> None:
         window, reader, function, star = self.window, self.reader, self.function, self.reader.star
         run = self._careful if self.careful else None
+        one, limit = reader.one, window.limit
         while not self.closed:
-            items = reader.read(1) if window.room() > 0 else ()
-            if not items:
+            item = one() if window.read - window.taken < limit else NOTHING
+            if item is NOTHING:
                 if reader.exhausted and not reader.ready():
                     break
                 await self._wait()
                 continue
             window.read += 1
             self.running += 1
-            item = items[0]
             block = window.open(1)
             error: BaseException | None = None
             value: Any = None
@@ -103,7 +104,7 @@ class Lanes:
             except Exception as raised:
                 error = raised
             self.running -= 1
-            window.fill(block, 0, (value,), {0: error} if error is not None else None)
+            window.fill(block, 0, [value], {0: error} if error is not None else None)
             self.changed()
         if self.complete():
             self.changed()
@@ -140,8 +141,9 @@ class Lanes:
         timeout = self.options.timeout
         if timeout is None:
             return await self.function(*args)
+        scope = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout) as scope:
+            async with scope:
                 return await self.function(*args)
         except TimeoutError as error:
             if not scope.expired():

@@ -84,7 +84,7 @@ class _CallbackPlace:
     def call(self) -> None:
         try:
             self.context.run(self.callback)
-        except Exception as exc:  # noqa: BLE001  # as the loop does with a callback of its own
+        except Exception as exc:  # as the loop does with a callback of its own
             message = f"asyncpar: {self.callback!r}, subscribed to a limiter, failed"
             self.loop.call_exception_handler({"message": message, "exception": exc})
 
@@ -269,6 +269,11 @@ class Limiter(_Line):
     def __init__(self, total: int) -> None:
         super().__init__(_integer("total", total))
         self._in_use = 0
+
+    @property
+    def total(self) -> int:
+        """How many tokens there are."""
+        return self._most
 
     def release(self, n: int = 1) -> None:
         """Give back `n` tokens; those who wait get them in the next pass of the event loop.

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from asyncpar.chunks import Cancelled, Chunk, Errors, Function
 from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError
@@ -77,6 +77,9 @@ class Call(asyncio.Future[Any]):
         if self.chunk is not None and self.pool.stop_call(self.chunk, self.index, Cancelled()):
             self.stopping = True
             return True
+        return self._cancelled(msg)
+
+    def _cancelled(self, msg: Any = None) -> bool:
         return super().cancel(msg)
 
     def end(self, value: Any, error: BaseException | None) -> None:
@@ -84,7 +87,7 @@ class Call(asyncio.Future[Any]):
         if self.done():
             return
         if self.stopping or isinstance(error, Cancelled):
-            super().cancel()
+            self._cancelled()
         elif error is None:
             self.set_result(value)
         elif isinstance(error, (StopIteration, KeyboardInterrupt, SystemExit)):
@@ -115,7 +118,7 @@ class CallQueue:
         if busy and (cost is None or cost > LONG_SECONDS):
             return None
         budget = self.pool.chunk_seconds
-        most = 1 if cost is None else min(MOST_CALLS, -(-len(calls) // self.pool.workers))
+        most = 1 if cost is None else min(MOST_CALLS, self.pool.most_calls, -(-len(calls) // self.pool.workers))
         taken: list[Call] = []
         while calls and len(taken) < most:
             call = calls[0]
@@ -143,7 +146,7 @@ class CallQueue:
         for i, value in enumerate(values):
             calls[first + i].end(value, errors.get(i))
 
-    def requeue(self, chunk: Chunk, first: int) -> None:
+    def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
         again = []
         for call in chunk.items[first:]:
             call.chunk = None
@@ -166,6 +169,8 @@ class Pool(ABC):
     default_limit: int = 256
     """The ``limit`` of maps that name none."""
     default_limit_bytes: int | None = None
+    most_calls: int = 1 << 20
+    """How many calls the place found last takes in one chunk."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -358,8 +363,8 @@ class Pool(ABC):
         return Actor(self, cls, args, kwargs)
 
     def stream(
-        self, function: Callable[Concatenate[P], Iterable[T]], /, *args: P.args, limit: int = 256, **kwargs: P.kwargs
-    ) -> Stream[T]:  # type: ignore[valid-type]
+        self, function: Callable[..., Iterable[T]], /, *args: Any, limit: int = 256, **kwargs: Any
+    ) -> Stream[T]:
         """Iterate over a generator function that runs in a worker of its own, at most ``limit`` items ahead."""
         from asyncpar.actors import Stream
 

@@ -14,6 +14,7 @@ from itertools import islice
 from operator import length_hint
 from typing import Any
 
+NOTHING: Any = object()
 LOOP_SECONDS = 1e-3
 """How long the loop may be held up by reading a sync iterable, as far as its past speed tells."""
 
@@ -51,6 +52,17 @@ class SyncReader:
             self._seconds = (time.perf_counter() - begun) / n
         return items
 
+    def one(self) -> Any:
+        """The next item, or ``NOTHING``."""
+        if not self.exhausted:
+            try:
+                for item in self._iterator:
+                    return item
+            except Exception as error:
+                self.error = error
+            self.exhausted = True
+        return NOTHING
+
     def ready(self) -> bool:
         """Whether ``read`` may give something now."""
         return not self.exhausted
@@ -86,8 +98,11 @@ class AsyncReader:
     def read(self, n: int) -> list[Any]:
         """Up to ``n`` of the items that are there."""
         buffer = self._buffer
-        items = [buffer.popleft() for _ in range(min(n, len(buffer)))]
-        return items
+        return [buffer.popleft() for _ in range(min(n, len(buffer)))]
+
+    def one(self) -> Any:
+        """The next of the items that are there, or ``NOTHING``."""
+        return self._buffer.popleft() if self._buffer else NOTHING
 
     def ready(self) -> bool:
         """Whether ``read`` may give something now."""
@@ -143,12 +158,10 @@ Reader = SyncReader | AsyncReader
 def open_reader(iterables: tuple[Any, ...]) -> Reader:
     """The reader for these iterables; a ``TypeError`` names one that is not iterable."""
     for position, iterable in enumerate(iterables, 2):
-        if not hasattr(iterable, "__aiter__") and not hasattr(iterable, "__iter__"):
-            if not hasattr(iterable, "__getitem__"):
-                raise TypeError(
-                    f"argument {position} of map must be an iterable or async iterable, "
-                    f"not {type(iterable).__name__}"
-                )
+        if not any(hasattr(iterable, name) for name in ("__aiter__", "__iter__", "__getitem__")):
+            raise TypeError(
+                f"argument {position} of map must be an iterable or async iterable, not {type(iterable).__name__}"
+            )
     if any(hasattr(iterable, "__aiter__") for iterable in iterables):
         return AsyncReader(iterables)
     return SyncReader(iterables)

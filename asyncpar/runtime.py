@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from asyncpar.errors import NestedPoolError, PoolNotFoundError
 from asyncpar.process import transit
@@ -117,7 +117,7 @@ def run(main: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P
         )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            return cast(T, runner.run(_main(main, args, kwargs)))
+            return runner.run(_main(main, args, kwargs))
         except KeyboardInterrupt as error:
             raise _Interrupt(*error.args) from None
 
@@ -184,7 +184,8 @@ def open_pool(name: str | None = None, **options: Any) -> Pool:
     :raises PoolNotFoundError: there is none of that name
     """
     cls, argument = find_pool(name or os.environ.get("ASYNCPAR_POOL") or "process")
-    return cls(argument, **options) if argument else cls(**options)
+    made: Pool = cls(argument, **options) if argument else cls(**options)
+    return made
 
 
 def find_pool(name: str) -> tuple[type[Any], str]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from asyncpar.chunks import Errors
 
+MANY = 64
+"""Results of single calls that are handed out in one go: fewer would cost the consumer, more would hold up the source."""
 HOLE: Any = type("Hole", (), {"__repr__": lambda self: "<no result yet>"})()
 
 
@@ -74,7 +76,8 @@ class Window:
     def open(self, size: int, nbytes: int = 0) -> Block:
         """The place for the results of ``size`` items that were read."""
         block = Block(size, 0)
-        self.grow(block, nbytes)
+        if nbytes:
+            self.grow(block, nbytes)
         if self.ordered:
             self._blocks.append(block)
         return block
@@ -91,11 +94,16 @@ class Window:
         ``errors`` is ``None`` where there are neither errors nor holes.
         """
         holes = 0
+        if errors is None and self.ordered and len(values) == block.size:
+            block.values = values if type(values) is list else list(values)
+            block.missing = 0
+            self.finished += block.size
+            return
         if errors is not None:
             values = list(values)
             for i, error in errors.items():
                 values[i] = Failure(error) if self.raising else error
-            self._failed = self._failed or self.raising and bool(errors)
+            self._failed = self._failed or (self.raising and bool(errors))
             holes = sum(value is HOLE for value in values)
         block.missing -= len(values) - holes
         self.finished += len(values) - holes
@@ -135,10 +143,18 @@ class Window:
             return self._lists.popleft() if self._lists else (None, 0)
         if not self._blocks:
             return None, 0
-        block = self._blocks[0]
+        blocks = self._blocks
+        block = blocks[0]
         if not block.missing:
-            self._blocks.popleft()
-            return (block.values[block.taken :] if block.taken else block.values), block.nbytes
+            blocks.popleft()
+            if block.size > 1:
+                return (block.values[block.taken :] if block.taken else block.values), block.nbytes
+            values, nbytes = block.values, block.nbytes
+            while blocks and blocks[0].size == 1 and not blocks[0].missing and len(values) < MANY:
+                block = blocks.popleft()
+                values.append(block.values[0])
+                nbytes += block.nbytes
+            return values, nbytes
         start = end = block.taken
         values = block.values
         while end < len(values) and values[end] is not HOLE:

@@ -35,13 +35,12 @@ class Median:
 
 
 async def main() -> None:
-    async with asyncpar.ProcessPool(1) as pool:
-        async with pool.actor(Median, "latency") as median:
-            await median.run(Median.add, 5.0, 1.0, 9.0)
-            count = await median.run(Median.add, 3.0, 7.0)  # a type checker knows the arguments and the int
-            print(f"{count} numbers in process {await median.run(Median.pid)}; this one is {os.getpid()}")
-            print("their median:", await median.run(Median.value))
-            print("numbers below 8:", await median.run(Median.rank, 8.0))
+    async with asyncpar.ProcessPool(1) as pool, pool.actor(Median, "latency") as median:
+        await median.run(Median.add, 5.0, 1.0, 9.0)
+        count = await median.run(Median.add, 3.0, 7.0)  # a type checker knows the arguments and the int
+        print(f"{count} numbers in process {await median.run(Median.pid)}; this one is {os.getpid()}")
+        print("their median:", await median.run(Median.value))
+        print("numbers below 8:", await median.run(Median.rank, 8.0))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import random
 import asyncpar
 
 DARTS = 20_000
-WANTED = 0.005  # standard error of the estimate
+WANTED = 0.002  # standard error of the estimate
 
 
 def hits(seed: int) -> int:
@@ -23,7 +23,7 @@ def hits(seed: int) -> int:
 
 async def main() -> None:
     async with asyncpar.ProcessPool() as pool:
-        inside = thrown = 0
+        inside, thrown, share, error = 0, 0, 0.0, 1.0
         async with pool.map(hits, itertools.count()) as batches:
             async for batch in batches:
                 inside, thrown = inside + batch, thrown + DARTS

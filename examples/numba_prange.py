@@ -14,7 +14,7 @@ from numba import get_num_threads, njit, prange
 import asyncpar
 
 
-@njit(parallel=True)  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(parallel=True)
 def sum_of_roots(n: int) -> float:
     total = 0.0
     for i in prange(n):
@@ -28,7 +28,9 @@ def threads_and_sum(n: int) -> tuple[int, float]:
 
 
 async def report(title: str, workers: int, threads_per_worker: int, calls: int) -> None:
-    async with asyncpar.ProcessPool(workers, threads_per_worker=threads_per_worker, preload=["numba"]) as pool:
+    async with asyncpar.ProcessPool(
+        workers, threads_per_worker=threads_per_worker, preload=["numba"]
+    ) as pool:
         answers = await pool.map(threads_and_sum, [1_000_000] * calls)
     threads = {threads for threads, _ in answers}
     print(f"{title}: {workers} workers, {threads} threads in each, sum {answers[0][1]:.0f}")

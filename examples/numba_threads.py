@@ -15,7 +15,7 @@ import asyncpar
 ROWS, COLUMNS, BANDS = 240, 320, 8
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(nogil=True)
 def mandelbrot(image: np.ndarray, first: int, last: int) -> int:
     """Fill the rows from first to last in place; return how many points are in the set."""
     inside = 0
@@ -40,7 +40,9 @@ async def main() -> None:
 
         begun = time.perf_counter()
         counts = await threads.map(mandelbrot, [image] * BANDS, edges[:-1], edges[1:])
-        print(f"{BANDS} bands in {1e3 * (time.perf_counter() - begun):.0f} ms, {sum(counts):,} points in the set")
+        print(
+            f"{BANDS} bands in {1e3 * (time.perf_counter() - begun):.0f} ms, {sum(counts):,} points in the set"
+        )
     for line in image[::24, ::8]:
         print("".join(" .:-=+*#%@"[min(9, steps // 8)] for steps in line))
 

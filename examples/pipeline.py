@@ -40,7 +40,9 @@ async def main() -> None:
     async with asyncpar.ProcessPool() as pool:
         pages = asyncpar.map(fetch, range(PAGES), limit=50, ordered=False)  # an async function: on the loop
         links = 0
-        async with pool.map(count_links, pages, limit=32, ordered=False) as counts:  # a plain one: on the workers
+        async with pool.map(
+            count_links, pages, limit=32, ordered=False
+        ) as counts:  # a plain one: on the workers
             async for count in counts:
                 links += count
         seconds = time.perf_counter() - begun

@@ -59,7 +59,9 @@ async def visit(base: str) -> None:
         slow = [get(client, f"/stretch/secret{n}") for n in range(4)]
         answers = await asyncpar.gather(*slow, *(get(client, "/health") for _ in range(4)))
     hashes, pings = answers[:4], answers[4:]
-    print(f"4 slow answers, the last after {max(seconds for _, seconds in hashes):.2f} s: {hashes[0][0][:16]}…")
+    print(
+        f"4 slow answers, the last after {max(seconds for _, seconds in hashes):.2f} s: {hashes[0][0][:16]}…"
+    )
     print(f"4 x /health beside them, the slowest after {max(seconds for _, seconds in pings):.3f} s")
 
 

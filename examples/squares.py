@@ -15,7 +15,9 @@ async def main() -> None:
     async with asyncpar.ProcessPool() as pool:
         print("a list, in order:", await pool.map(square, range(10)))
 
-        async with pool.map(square, range(1_000_000_000)) as squares:  # a stream: nothing is made ahead of the limit
+        async with pool.map(
+            square, range(1_000_000_000)
+        ) as squares:  # a stream: nothing is made ahead of the limit
             async for value in squares:
                 if value > 1000:
                     print("the first square over 1,000:", value)

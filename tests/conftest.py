@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 import pytest
-from _pytest.outcomes import Failed
+from _pytest.outcomes import OutcomeException
 from anyio.pytest_plugin import extract_backend_and_options, get_runner
 from blockbuster import BlockBuster
 
@@ -257,9 +257,11 @@ def _fail(what: str, lines: Iterable[str]) -> NoReturn:
 # Nothing hangs
 
 
-class TestHangs(Failed, SystemExit):
-    """A failure that also leaves an event loop: uvloop lets only KeyboardInterrupt and SystemExit out
-    of a signal's handler, so that pytest-timeout's own failure would be logged, and the test hang on.
+class TestHangs(OutcomeException, SystemExit):
+    """What ends a test wherever it stands, where pytest-timeout's own exception does not:
+
+    out of a signal's handler uvloop lets only KeyboardInterrupt and SystemExit, and logs others;
+    Hypothesis takes a pytest failure for the test's own, and runs the hanging example again and again.
     """
 
     __test__ = False
@@ -274,7 +276,8 @@ def pytest_timeout_set_timer(settings: pytest_timeout.Settings) -> bool:
         raise TestHangs(f"The test hung: it was not over after {settings.timeout:g} seconds.")
 
     signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, settings.timeout, settings.timeout)  # again, if the teardown hangs
+    # And every five seconds more, if that was caught or the teardown hangs as well.
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout, 5)
     return True
 
 

@@ -1,5 +1,7 @@
 """Limiter and RateLimiter: their bounds, their order, and that no cancellation loses a token or a wake-up."""
 
+# mypy: allow-untyped-calls, disable-error-code="var-annotated"
+
 from __future__ import annotations
 
 import asyncio
@@ -107,7 +109,7 @@ async def test_statistics_and_repr(in_line):
     assert limiter.statistics() == LimiterStatistics(total=2, in_use=2, waiting=1)
     assert repr(limiter) == "<Limiter total=2 in_use=2 waiting=1>"
     with pytest.raises(AttributeError):
-        limiter.statistics().total = 3
+        limiter.statistics().total = 3  # type: ignore[misc]
     limiter.release(2)
     await task
 
@@ -282,7 +284,7 @@ async def test_a_subscriber_that_fails_stops_nobody(in_line):
     loop.set_exception_handler(before)
     assert log == ["next"]
     assert [type(context["exception"]) for context in heard] == [LookupError]
-    assert heard[0]["message"].endswith("fail at %#x>, subscribed to a limiter, failed" % id(fail))
+    assert heard[0]["message"] == f"asyncpar: {fail!r}, subscribed to a limiter, failed"
 
 
 async def test_a_try_for_more_than_is_free_does_not_spin():
@@ -384,7 +386,7 @@ def test_a_limiter_outlives_a_loop(loop_factory, make):
         runner.run(asyncio.wait_for(main(), 5))
     assert log[-1] == "here"
     for task in tasks:
-        task._log_destroy_pending = False
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
         task.get_coro().close()
 
 
@@ -525,7 +527,7 @@ def in_virtual_time(main, *args):
     """Run `main(clock, *args)` on a loop whose clock jumps to the next timer; `clock()` reads it."""
     selector = VirtualSelector()
     loop = asyncio.SelectorEventLoop(selector)
-    loop.time = lambda: selector.now
+    loop.time = lambda: selector.now  # type: ignore[method-assign]
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         return runner.run(main(loop.time, *args))
 
@@ -600,7 +602,7 @@ def test_a_start_counts_from_when_it_happens():
         rate, starts = RateLimiter(1, per=1.0, clock=clock), []
 
         def be_busy():
-            asyncio.get_running_loop()._selector.now += 0.4
+            asyncio.get_running_loop()._selector.now += 0.4  # type: ignore[attr-defined]
 
         async def start():
             await rate.acquire()

@@ -1,23 +1,17 @@
-"""The pools that have a name here."""
+"""A pool's name, as the user typed it."""
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
 from asyncpar.cli.failure import Failure
-
-BUILT_IN = ("process", "thread", "inline")
-
-
-def pool_names() -> list[str]:
-    """Return the names that `asyncpar.open_pool` takes: ours first, then what other packages registered."""
-    others = {point.name for point in entry_points(group="asyncpar.pools")}.difference(BUILT_IN)
-    return [*BUILT_IN, *sorted(others)]
+from asyncpar.errors import PoolNotFoundError
+from asyncpar.runtime import find_pool
 
 
 def check_pool(name: str) -> None:
-    """Raise Failure unless there is such a pool. What follows a colon (`lambda:my-function`) is the pool's own."""
-    known = pool_names()
-    if name.partition(":")[0] not in known:
-        message = f"There is no pool named {name!r} here, only {', '.join(known)}. See: asyncpar doctor"
-        raise Failure(message, exit_code=2)
+    """Raise Failure unless `asyncpar.open_pool(name)` finds its pool and what that needs is installed."""
+    try:
+        find_pool(name)
+    except PoolNotFoundError as error:
+        raise Failure(f"{error}. See: asyncpar doctor", exit_code=2) from error
+    except ImportError as error:
+        raise Failure(f"the pool {name!r} cannot be loaded: {error}. See: asyncpar doctor") from error

@@ -37,7 +37,8 @@ def _run_main(path: str) -> int:
     try:
         runpy.run_path(path, run_name="__main__")
     except Exception as error:
-        sys.excepthook(type(error), error, _below(error.__traceback__, path))
+        error.__traceback__ = _below(error.__traceback__, path)
+        sys.excepthook(type(error), error, error.__traceback__)
         return 1
     return 0
 

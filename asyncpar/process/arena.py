@@ -103,7 +103,7 @@ class Arena:
             return
         for start in range(0, buffer.nbytes, PIECE):  # the GIL can change hands between pieces
             piece = buffer[start : start + PIECE]
-            self.map[at + start : at + start + piece.nbytes] = piece  # type: ignore[assignment]
+            self.map[at + start : at + start + piece.nbytes] = piece
 
     def view(self, at: int, nbytes: int) -> Any:
         """A writable buffer over a slab, able to carry weak references: alive while anything reads it."""
@@ -160,9 +160,10 @@ def unpack(arena: Arena, payload: bytes, keep: Callable[[int, Any], object]) -> 
     views = [arena.view(offset, size) for offset, size in zip(at, refs[1::2], strict=True)]
     for offset, view in zip(at, views, strict=True):
         keep(offset, view)
+    buffers = [memoryview(view).cast("B") for view in views]
     if data is None:
-        return pickle.loads(views[0], buffers=views[1:])
-    return pickle.loads(data, buffers=views)
+        return pickle.loads(buffers[0], buffers=buffers[1:])
+    return pickle.loads(data, buffers=buffers)
 
 
 def slabs(payload: bytes) -> list[int]:

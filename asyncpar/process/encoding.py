@@ -71,12 +71,12 @@ def picklable_by_name(function: Any) -> None:
     """Refuse functions of an interactive session: their name leads nowhere in a worker."""
     inner = getattr(function, "func", function)
     main = sys.modules.get("__main__")
-    if getattr(inner, "__module__", None) == "__main__" and not getattr(main, "__file__", None):
-        if getattr(getattr(main, "__spec__", None), "name", None) is None:
-            raise SerializationError(
-                f"{getattr(inner, '__qualname__', inner)} was defined in an interactive session, where workers cannot "
-                "find it: put it in a module, or open the pool with functions='by_value'"
-            )
+    unnamed = getattr(getattr(main, "__spec__", None), "name", None) is None
+    if getattr(inner, "__module__", None) == "__main__" and not getattr(main, "__file__", None) and unnamed:
+        raise SerializationError(
+            f"{getattr(inner, '__qualname__', inner)} was defined in an interactive session, where workers cannot "
+            "find it: put it in a module, or open the pool with functions='by_value'"
+        )
 
 
 def explain(

@@ -12,8 +12,30 @@ from asyncpar.chunks import Chunk, Errors
 from asyncpar.errors import SerializationError
 from asyncpar.process import transit
 from asyncpar.process.layout import (
-    BUSY, CANCELS, ERROR, FAILED, HEADER, HELD, LOG, LOG_SIZE, INTEGERS, LOGGED, MODE, PARCEL, PICKLED, RANGES, READY, REFUSED, RELEASED, RESULTS,
-    RING, SEQ, SIZE, SLABS, STOPPED, VALUES,
+    BUSY,
+    CANCELS,
+    ERROR,
+    FAILED,
+    HEADER,
+    HELD,
+    INTEGERS,
+    LOG,
+    LOG_SIZE,
+    LOGGED,
+    MODE,
+    PARCEL,
+    PICKLED,
+    RANGES,
+    READY,
+    REFUSED,
+    RELEASED,
+    RESULTS,
+    RING,
+    SEQ,
+    SIZE,
+    SLABS,
+    STOPPED,
+    VALUES,
 )  # fmt: skip
 
 HEAVY = 1 << 20
@@ -94,7 +116,7 @@ class Link:
             if kind == RESULTS:
                 self._results(body, count, aux)
             elif kind == VALUES:
-                self._values(count, flags, aux, *self._load(body, bool(flags & PARCEL)))
+                self._values(count, flags, aux, *self.load(body, bool(flags & PARCEL)))
             else:
                 self._small(kind, count, body)
         self.data = data[at:]
@@ -107,7 +129,8 @@ class Link:
             return bool(mark & SLABS) and not mark & ERROR and _weight(body[4:]) >= HEAVY
         return False
 
-    def _load(self, payload: bytes, parcel: bool) -> tuple[Any, BaseException | None]:
+    def load(self, payload: bytes, parcel: bool) -> tuple[Any, BaseException | None]:
+        """The value of a payload, or the error that says why it cannot be read."""
         try:
             return (self.unpack(payload) if parcel else pickle.loads(payload)), None
         except BaseException as error:
@@ -139,7 +162,7 @@ class Link:
     def _outcome(self, mark: int, blob: bytes) -> tuple[Any, BaseException | None]:
         if mark & ERROR:
             return None, transit.load_error(blob)
-        return self._load(blob, bool(mark & SLABS))
+        return self.load(blob, bool(mark & SLABS))
 
     def _values(self, count: int, flags: int, aux: int, value: Any, error: BaseException | None) -> None:
         chunk = self.in_flight[0]
@@ -178,8 +201,7 @@ class Link:
             chunk.deliver([None], {0: transit.load_error(body)})
         else:
             self._free(chunk.slabs)
-            chunk.function.seconds = None  # one by one
-            chunk.requeue()
+            chunk.requeue(apart=True)
         self._end(chunk)
 
     def _deliver(self, chunk: Chunk, values: list[Any], errors: Errors | None) -> None:

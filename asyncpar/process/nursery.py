@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -55,6 +56,8 @@ class Nursery:
         if self.threads is not None:
             environment.update(dict.fromkeys(THREAD_VARIABLES, str(self.threads)))
         code = f"import sys; sys.path[:] = {sys.path!r}; from asyncpar.process.zygote import main; main({theirs.fileno()})"
+        # Ctrl-C goes to every process of the terminal, and must not find the zygote before it ignores it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process = subprocess.Popen(
                 [sys.executable, *settings["flags"], "-c", code],
@@ -63,6 +66,7 @@ class Nursery:
                 env=environment,
             )
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
         data = pickle.dumps(settings, 5)
         self.control.sendall(LENGTH.pack(len(data)) + data)
@@ -144,7 +148,6 @@ class Nursery:
 def _log_level() -> int:
     """The lowest level that any logger of this process is set to."""
     levels = [logging.getLogger().level or logging.WARNING]
-    for logger in logging.Logger.manager.loggerDict.values():
-        if isinstance(logger, logging.Logger) and logger.level:
-            levels.append(logger.level)
+    loggers = logging.Logger.manager.loggerDict.values()
+    levels += [logger.level for logger in loggers if isinstance(logger, logging.Logger) and logger.level]
     return min(levels)

@@ -22,16 +22,38 @@ from asyncpar import sharing
 from asyncpar.chunks import Chunk, Function
 from asyncpar.cpus import usable_cpus
 from asyncpar.errors import (
-    BrokenPoolError, MemoryLimitError, NestedPoolError, SerializationError, UnsupportedError,
-    WorkerLostError, signal_name,
+    BrokenPoolError,
+    MemoryLimitError,
+    NestedPoolError,
+    SerializationError,
+    UnsupportedError,
+    WorkerLostError,
+    signal_name,
 )  # fmt: skip
 from asyncpar.pool import Call, Pool
 from asyncpar.process import transit
 from asyncpar.process.arena import pack, unpack
 from asyncpar.process.encoding import by_value, explain, heavy, pack_slowly, picklable_by_name
 from asyncpar.process.layout import (
-    CALLS, FORGET, FREE, FUNCTION, HEADER, KEYWORDS, LOG_AT, MAP, OUT_OF_BAND, PARCEL, READY, SEQ, SHARE, SINCE, SLABS, STAR,
-    TIMED, WRITTEN, BUSY,
+    BUSY,
+    CALLS,
+    FORGET,
+    FREE,
+    FUNCTION,
+    HEADER,
+    KEYWORDS,
+    LOG_AT,
+    MAP,
+    OUT_OF_BAND,
+    PARCEL,
+    READY,
+    SEQ,
+    SHARE,
+    SINCE,
+    SLABS,
+    STAR,
+    TIMED,
+    WRITTEN,
 )  # fmt: skip
 from asyncpar.process.link import Link
 from asyncpar.process.nursery import Nursery
@@ -63,6 +85,7 @@ class Place:
         self.gone = False
         self.served = False  # has answered something
         self.out = b""
+        self.heavy: bytes | None = None  # what is being read in the thread
         self.written = 0
         self.functions: set[int] = set()
         self.constants: set[int] = set()
@@ -134,7 +157,8 @@ class Place:
             messages, link.messages = link.messages, []
             for kind, body in messages:
                 pool.told(self, kind, body)
-        if link.heavy is not None:
+        if link.heavy is not None and link.heavy is not self.heavy:
+            self.heavy = link.heavy  # it may be looked at again before it has been read
             pool.read_heavy(self, link.heavy)
         if self.retired:
             self.leave_if_idle()
@@ -276,7 +300,6 @@ class ProcessPool(Pool):
         self.deaths = 0  # workers that died at start, in a row
         self.broken: BrokenPoolError | None = None
         self.numbers = 0
-        self.room_left = 0
         self.hot_until = 0.0
         self.hot = False
         self.thread: ThreadPoolExecutor | None = None
@@ -355,7 +378,7 @@ class ProcessPool(Pool):
                 if not load:
                     break
         if best is not None and self.max_calls is not None:
-            self.most = self.max_calls - best.calls
+            self.most_calls = self.max_calls - best.calls
         return best
 
     def _interrupt(self, chunk: Chunk, first: int, last: int) -> bool:
@@ -363,16 +386,10 @@ class ProcessPool(Pool):
         if chunk not in place.link.in_flight:
             return False
         running = place.link.cancel(chunk, first, last)
-        if running or place.link.words[BUSY]:
-            place.signal(signal.SIGINT)
-            self.loop.call_later(self.grace, self._kill, place, chunk, first, last)
-        elif place.pid is None:
-            self.loop.call_later(0.005, self._poke, place, chunk)
+        # Signal even if none of them runs yet: one may start before the worker looks at what was cancelled.
+        place.signal(signal.SIGINT)
+        self.loop.call_later(self.grace, self._kill, place, chunk, first, last)
         return running
-
-    def _poke(self, place: Place, chunk: Chunk) -> None:
-        if not place.gone and chunk in place.link.in_flight and not place.signal(signal.SIGINT):
-            self.loop.call_later(0.005, self._poke, place, chunk)
 
     def _kill(self, place: Place, chunk: Chunk, first: int, last: int) -> None:
         """The grace period is over: the call goes on, so its process ends."""
@@ -592,21 +609,17 @@ class ProcessPool(Pool):
                 made.__cause__ = error
             self.loop.call_soon(self._settled, chunk, made)
         else:
-            chunk.function.seconds = None  # one by one
             self.loop.call_soon(self._scattered, chunk)
 
     def _settled(self, chunk: Chunk, error: BaseException) -> None:
         self.vacate(chunk)
-        chunk.deliver([None], {0: error})
+        if not chunk.finished:  # the pool may have been closed meanwhile
+            chunk.deliver([None], {0: error})
         self.pump()
 
     def _scattered(self, chunk: Chunk) -> None:
         self.vacate(chunk)
-        for index, item in enumerate(chunk.items):
-            chunk.source.again.append((chunk.block, chunk.offset + index, [item]))  # type: ignore[attr-defined]
-        chunk.source.in_flight.discard(chunk)  # type: ignore[attr-defined]
-        chunk.done = len(chunk.items)
-        self.offer(chunk.source)
+        chunk.requeue(apart=True)
 
     def _give_back(self) -> None:
         """Tell workers which of their slabs nobody reads any more."""
@@ -643,6 +656,8 @@ class ProcessPool(Pool):
         except Exception as raised:
             error = SerializationError(f"the result cannot be unpickled here: {type(raised).__name__}: {raised}")
             error.__cause__ = raised
+        if place.link.heavy is not payload:
+            return  # the worker has died, and what it had said was settled then
         place.link.resume(value, error)
         place.after()
 
@@ -682,9 +697,8 @@ class ProcessPool(Pool):
             return WorkerLostError.from_status(place.pid or 0, number, exitcode if number is None else None, label)
 
         link = place.link
-        if link.heavy is not None:
-            with contextlib.suppress(Exception):
-                link.resume(place.unpack(link.heavy), None)
+        while link.heavy is not None:
+            link.resume(*link.load(link.heavy, True))
         running = link.lost(error)
         self._lost += running
         for chunk in link.ended:
@@ -722,12 +736,11 @@ class ProcessPool(Pool):
 
     def _zygote_lost(self) -> None:
         """The zygote died. Its workers cannot be watched any more: end them, start again."""
-        places, self.places = self.places, []
-        everyone = [p for p in list(self.nursery.places.values())]
-        self.places = places
+        everyone = list(self.nursery.places.values())
         exitcode = self.nursery.process.wait()
         if self.nursery.failure is not None:
-            return self._break(BrokenPoolError(str(self.nursery.failure)), None)
+            self._break(BrokenPoolError(str(self.nursery.failure)), None)
+            return
         log.warning("the process that makes workers ended with code %s; starting another", exitcode)
         self.deaths += 1
         if self.deaths < START_TRIES and self._state in ("open", "opening"):

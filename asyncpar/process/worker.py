@@ -22,9 +22,43 @@ from typing import Any, NoReturn
 from asyncpar.process import transit
 from asyncpar.process.arena import Arena, pack, unpack
 from asyncpar.process.layout import (
-    BUSY, CALLS, CANCELS, ERROR, FAILED, FRAME_SECONDS, FORGET, FREE, FUNCTION, HEADER, HELD, KEYWORDS, LOG_AT,
-    LOG_SIZE, LOGGED, MAP, MODE, OUT_OF_BAND, PARCEL, PICKLED, INTEGERS, FLOATS, RANGES, READY, REFUSED, RELEASED, RESULTS, RING, SEQ, SHARE, SINCE,
-    SIZE, SLABS, STAR, STOPPED, TIMED, VALUES, WRITTEN,
+    BUSY,
+    CALLS,
+    CANCELS,
+    ERROR,
+    FAILED,
+    FLOATS,
+    FORGET,
+    FRAME_SECONDS,
+    FREE,
+    FUNCTION,
+    HEADER,
+    HELD,
+    INTEGERS,
+    KEYWORDS,
+    LOG_AT,
+    LOG_SIZE,
+    LOGGED,
+    MAP,
+    MODE,
+    OUT_OF_BAND,
+    PARCEL,
+    PICKLED,
+    RANGES,
+    REFUSED,
+    RELEASED,
+    RESULTS,
+    RING,
+    SEQ,
+    SHARE,
+    SINCE,
+    SIZE,
+    SLABS,
+    STAR,
+    STOPPED,
+    TIMED,
+    VALUES,
+    WRITTEN,
 )  # fmt: skip
 
 SCALARS = frozenset((int, float, str, bool, type(None)))
@@ -90,8 +124,10 @@ class Worker:
                 if stop > end:
                     data, at, end = self.read_rest(data, at, stop), 0, stop - at
                     stop = end
-                if kind in (CALLS, MAP):
+                if kind in (FUNCTION, CALLS, MAP):  # to import a function may kill, too: that costs its first call
                     self.words[BUSY] = 1
+                    if self.words[CANCELS] != self.cancels_read:
+                        self.note_cancelled()
                 handlers[kind](data[at + HEADER.size : stop], flags, count, aux)
                 at = stop
             data = data[at:]
@@ -137,6 +173,7 @@ class Worker:
             self.functions[number] = _raiser(transit.unloadable("the function", error))
         else:
             self.functions[number] = self.adapted(function)
+        self.words[BUSY] = 0
 
     def adapted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function as it is called here: coroutine functions run on this worker's own loop."""
@@ -194,18 +231,22 @@ class Worker:
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """The loop has cancelled calls. Raises inside the one that runs; the others never start."""
-        words = self.words
-        while self.cancels_read < words[CANCELS]:
-            at = RANGES + 2 * (self.cancels_read % RING)
-            self.cancelled.append((words[at], words[at + 1]))
-            self.cancels_read += 1
-        running = words[SEQ]
+        self.note_cancelled()
+        running = self.words[SEQ]
         if self.inside[0] and self.interrupted != running and self.is_cancelled(running):
             self.interrupted = running
             if self.task is not None:
                 self.task.get_loop().call_soon_threadsafe(self.task.cancel)
             else:
                 raise Interrupted
+
+    def note_cancelled(self) -> None:
+        """Read which calls the loop has cancelled since the last look."""
+        words = self.words
+        while self.cancels_read < words[CANCELS]:
+            at = RANGES + 2 * (self.cancels_read % RING)
+            self.cancelled.append((words[at], words[at + 1]))
+            self.cancels_read += 1
 
     def is_cancelled(self, seq: int) -> bool:
         return any(first <= seq <= last for first, last in self.cancelled)
@@ -253,6 +294,7 @@ class Worker:
             except BaseException as raised:
                 inside[0] = 0
                 error = raised
+            mark, answer = 0, b""
             stopped = type(error) is Interrupted and self.is_cancelled(words[SEQ])
             if not stopped:
                 mark, answer = self.answer(value, error)
@@ -331,7 +373,8 @@ class Worker:
             self.settle()
             self.send(REFUSED, transit.dump_error(transit.unloadable("an argument", raised)), count)
             self.sent(words[SEQ] + count, last=True)
-            return self.done()
+            self.done()
+            return
         values: list[Any] = []
         errors: dict[int, bytes] = {}
         cancelled, is_cancelled, record, timed = self.cancelled, self.is_cancelled, self.record_value, flags & TIMED
@@ -477,7 +520,7 @@ class Worker:
 def _exit_as(leaving: SystemExit) -> NoReturn:
     code = leaving.code
     if code is not None and not isinstance(code, int):
-        print(code, file=sys.stderr)
+        sys.stderr.write(f"{code}\n")
         code = 1
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -38,10 +38,10 @@ class Zygote:
     def serve(self) -> NoReturn:
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the user's process's to handle
         limit = self.settings["memory_limit"]
+        sources: list[Any] = [self.control, self.wake_read]
         while True:
-            ready, _, _ = select.select([self.control, self.wake_read], [], [], POLL_SECONDS if limit else None)
+            ready, _, _ = select.select(sources, [], [], POLL_SECONDS if limit else None)
             if self.wake_read in ready:
                 os.read(self.wake_read, 4096)
             self.reap()
@@ -148,6 +148,8 @@ def _bootstrap(code: str) -> str:
 
 def main(control_fd: int) -> NoReturn:
     """Be the zygote: read settings from the control socket, preload, serve."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the user's process's to handle
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     control = socket.socket(fileno=control_fd)
     (size,) = LENGTH.unpack(_receive_exactly(control, LENGTH.size))
     settings = pickle.loads(_receive_exactly(control, size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -22,6 +22,11 @@ def square(x: int) -> int:
 
 
 def add(a: int, b: int) -> int:
+    return a + b
+
+
+def slow_add(a: int, b: int) -> int:
+    nap(0.01)
     return a + b
 
 
@@ -61,6 +66,14 @@ def fail_because(x: Any) -> Any:
         raise ContractError(7, reason="it was missing") from error
 
 
+def call_it(function: Callable[[], Any]) -> Any:
+    return function()
+
+
+def pick(items: list[Any], index: int) -> Any:
+    return items[index]
+
+
 def stop_iteration() -> None:
     raise StopIteration("enough")
 
@@ -95,11 +108,30 @@ def mark(path: str, text: str = "x") -> int:
         os.close(fd)
 
 
+def lines(path: str) -> list[str]:
+    """What was appended to a file; none if it is not there."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return []
+    try:
+        return os.pread(fd, 1 << 20, 0).decode().split()
+    finally:
+        os.close(fd)
+
+
 def flaky(path: str, failures: int) -> str:
     """Fails so many times, by the count in the file, then succeeds."""
     if mark(path) <= failures:
         raise ConnectionError("try again")
     return "done"
+
+
+def flaky_position(path: str, position: int) -> int:
+    """Every other call fails the first time."""
+    if position % 2 == 0 and mark(path) == 1:
+        raise ConnectionError("try again")
+    return position
 
 
 def nap_and_mark(path: str, seconds: float) -> float:

@@ -23,20 +23,26 @@ async def assert_nothing_left(grace: float = GRACE) -> AsyncIterator[None]:
     :param grace: seconds that what is ending may still take
     :raises AssertionError: names everything that was left
     """
-    before = _traces()
+    loop = asyncio.get_running_loop()
+    before = await _traces()
     yield
-    end = asyncio.get_running_loop().time() + grace
-    while (left := _traces() - before) and asyncio.get_running_loop().time() < end:
+    end = loop.time() + grace
+    while (left := await _traces() - before) and loop.time() < end:
         gc.collect()  # a cycle may be all that holds a descriptor
         await asyncio.sleep(0.01)
     if left:
         raise AssertionError("left behind: " + "; ".join(sorted(left)))
 
 
-def _traces() -> set[str]:
-    tasks = {f"task {task.get_name()}: {task.get_coro()!r}" for task in asyncio.all_tasks()}
-    threads = {f"thread {thread.name} ({thread.ident})" for thread in threading.enumerate()}
-    return tasks | threads | _children() | _descriptors() | _files("/dev/shm", "shared memory")
+async def _traces() -> set[str]:
+    found = {f"task {task.get_name()}: {task.get_coro()!r}" for task in asyncio.all_tasks()}
+    found |= {f"thread {thread.name} ({thread.ident})" for thread in threading.enumerate()}
+    # /proc is read in a thread of its own: reading on the loop's would be a blocking call, and an executor stays.
+    reader = threading.Thread(target=lambda: found.update(_children(), _descriptors(), _shared_memory()))
+    reader.start()
+    while reader.is_alive():
+        await asyncio.sleep(0.001)
+    return found
 
 
 def _children() -> set[str]:
@@ -60,8 +66,8 @@ def _descriptors() -> set[str]:
     return found
 
 
-def _files(folder: str, what: str) -> set[str]:
-    return {f"{what} {folder}/{name}" for name in _names(folder)}
+def _shared_memory() -> set[str]:
+    return {f"shared memory {name}" for name in _names("/dev/shm")}
 
 
 def _names(folder: str) -> list[str]:

@@ -1,0 +1,112 @@
+"""The demo's job: with asyncpar as a pipeline, each stage alone, and one by one as a plain program would."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from aiohttp import ClientSession, TCPConnector
+
+import asyncpar
+from asyncpar.cli.demo.counting import Counts, count, merge
+from asyncpar.cli.demo.meters import Meter, PeakMemory, measured
+from asyncpar.cli.demo.serving import serving
+from asyncpar.progress import Progress
+
+Fetch = Callable[[str], Awaitable[bytes]]
+
+
+class Times(NamedTuple):
+    """Seconds for the work one by one, by stage."""
+
+    fetch: float
+    count: float
+    fold: float
+    all: float
+
+
+class Report(NamedTuple):
+    """What the demo found and measured."""
+
+    counts: Counts
+    one_by_one: Times
+    fetch: Meter
+    count: Meter
+    fold: Meter
+    all: Meter
+    workers: int
+    memory: PeakMemory
+
+
+async def measure(names: Sequence[str], *, pool: str | None, limit: int, latency: float) -> Report:
+    """Do the job in every way, on the same files.
+
+    Args:
+        names: The files.
+        pool: The name of the pool that counts.
+        limit: How many pages may be on their way, and how many counts.
+        latency: Seconds by which the server holds back each page.
+    """
+    async with (
+        serving(latency) as server,
+        ClientSession(server.url, connector=TCPConnector(limit=0)) as session,
+        asyncpar.open_pool(pool) as workers,
+    ):
+
+        async def fetch(name: str) -> bytes:
+            async with session.get(name, raise_for_status=True) as response:
+                return await response.read()
+
+        async with PeakMemory(without=server.pid) as memory, measured() as whole:
+            counts = await pipeline(fetch, names, workers, limit)
+        alone = await stages_alone(fetch, names, workers, limit)
+        counts_again, one_by_one = await sequence(fetch, names)
+        if counts != counts_again:
+            raise AssertionError("the pipeline and the plain loop counted differently")
+        return Report(counts, one_by_one, *alone, all=whole, workers=workers.workers, memory=memory)
+
+
+async def pipeline(fetch: Fetch, names: Sequence[str], workers: asyncpar.Pool, limit: int) -> Counts:
+    """The job as a user would write it: two maps, and a fold."""
+    pages = asyncpar.map(fetch, names, limit=limit, ordered=False, progress="fetch")
+    counts = workers.map(count, pages, limit=limit, ordered=False, progress="count")
+    return await counts.reduce(merge)
+
+
+async def stages_alone(
+    fetch: Fetch, names: Sequence[str], workers: asyncpar.Pool, limit: int
+) -> tuple[Meter, Meter, Meter]:
+    """Measure each stage without the others, with its whole input at hand."""
+    async with measured() as fetching:
+        pages = await asyncpar.map(fetch, names, limit=limit, progress="fetch alone")
+    async with measured() as counting:
+        counts = await workers.map(count, pages, limit=limit, progress="count alone")
+    async with measured() as folding:
+        await workers.reduce(merge, counts)
+    return fetching, counting, folding
+
+
+async def sequence(fetch: Fetch, names: Sequence[str]) -> tuple[Counts, Times]:
+    """The same without asyncpar: one page after the other, in one process."""
+    progress = Progress()
+    progress.start(len(names), "one by one")
+    clock = time.perf_counter
+    fetching = counting = folding = 0.0
+    total: Counts | None = None
+    started = clock()
+    for name in names:
+        begun = clock()
+        page = await fetch(name)
+        fetched = clock()
+        counts = count(page)
+        counted = clock()
+        total = counts if total is None else merge(total, counts)
+        folding += clock() - counted
+        counting += counted - fetched
+        fetching += fetched - begun
+        progress.advance()
+    seconds = clock() - started
+    progress.close()
+    assert total is not None
+    return total, Times(fetching, counting, folding, seconds)

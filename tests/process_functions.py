@@ -1,0 +1,390 @@
+"""What the tests of the process pool run in workers. Imports nothing heavy: workers import it."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import ctypes
+import logging
+import os
+import pickle
+import signal
+import sys
+import time
+import warnings
+from typing import Any, NoReturn
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+kept: list[Any] = []
+state: dict[str, Any] = {}
+
+
+# Plain calls
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def add(x: int, y: int = 0, *, z: int = 0) -> int:
+    return x + y + z
+
+
+def identity(x: Any) -> Any:
+    return x
+
+
+def pid(_: Any = None) -> int:
+    return os.getpid()
+
+
+def nap(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def spin(seconds: float) -> float:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return seconds
+
+
+def environment(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def loaded(name: str) -> bool:
+    return name in sys.modules
+
+
+async def slowly(x: int, seconds: float = 0.0) -> int:
+    import asyncio
+
+    await asyncio.sleep(seconds)
+    return x + 1
+
+
+async def tidy(path: str) -> None:
+    import asyncio
+
+    try:
+        note(path, "started")
+        await asyncio.sleep(30)
+    except asyncio.CancelledError:
+        note(path, "cancelled")
+        raise
+
+
+def note(path: str, line: str) -> None:
+    """One line more in a file, at once."""
+    with open(path, "a") as file:
+        file.write(line + "\n")
+
+
+# Ends
+
+
+def die(how: str) -> NoReturn:
+    if how == "exit":
+        os._exit(7)
+    if how == "sys.exit":
+        sys.exit(3)
+    if how == "segfault":
+        ctypes_free_segfault()
+    os.kill(os.getpid(), getattr(signal, how))
+    time.sleep(30)
+    raise AssertionError("still alive")
+
+
+def ctypes_free_segfault() -> None:
+    ctypes.string_at(0)
+
+
+def die_at(x: int, where: int) -> int:
+    if x == where:
+        os._exit(7)
+    return 2 * x
+
+
+def die_at_13(x: int) -> int:
+    return die_at(x, 13_000)
+
+
+def counted(x: int) -> int:
+    """Long enough that a kill finds calls running."""
+    end = time.perf_counter() + 20e-6
+    while time.perf_counter() < end:
+        pass
+    return x * x
+
+
+def start_badly() -> None:
+    raise RuntimeError("no licence")
+
+
+def exit_at_start() -> None:
+    os._exit(9)
+
+
+def start_well() -> None:
+    state["ready"] = True
+
+
+def was_initialized() -> bool:
+    return bool(state.get("ready"))
+
+
+def eat(megabytes: int) -> int:
+    block = bytearray(megabytes << 20)
+    for i in range(0, len(block), 4096):
+        block[i] = 1
+    time.sleep(0.5)
+    return len(block)
+
+
+# Being cancelled
+
+
+def cleans_up(path: str, spinning: bool = False) -> None:
+    note(path, f"started {os.getpid()}")
+    try:
+        spin(30) if spinning else time.sleep(30)
+    finally:
+        note(path, "cleaned up")
+
+
+def swallows(path: str) -> None:
+    note(path, f"started {os.getpid()}")
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(1)
+
+
+def marks(path: str, seconds: float = 0.0) -> None:
+    note(path, f"ran {os.getpid()}")
+    time.sleep(seconds)
+
+
+def late(x: float) -> float:
+    time.sleep(x)
+    return x
+
+
+def stop_itself(x: int) -> int:
+    if x == 3:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return x
+
+
+# Errors
+
+
+class OddError(Exception):
+    """Its constructor takes other arguments than `args` holds."""
+
+    def __init__(self, code: int, *, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class SecretiveError(Exception):
+    def __init__(self) -> None:
+        super().__init__("cannot travel")
+        self.lock = open(os.devnull)  # noqa: SIM115
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("this error stays here")
+
+    def __del__(self) -> None:
+        self.lock.close()
+
+
+class Unpicklable:
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("no way")
+
+    def __repr__(self) -> str:
+        return "<an unpicklable>"
+
+
+class Holder:
+    def __init__(self) -> None:
+        self.name = "holder"
+        self.inner = {"good": 1, "bad": Unpicklable()}
+
+
+class PoisonForWorkers:
+    """Pickles here, and fails to be unpickled in a worker."""
+
+    def __init__(self, home: int) -> None:
+        self.home = home
+
+    def __reduce__(self) -> Any:
+        return _poison, (self.home,)
+
+
+def _poison(home: int) -> PoisonForWorkers:
+    if os.getpid() != home:
+        raise ValueError("it is poison here")
+    return PoisonForWorkers(home)
+
+
+class PoisonAtHome:
+    """Is made in a worker, and cannot be unpickled at home."""
+
+    def __reduce__(self) -> Any:
+        return _not_at_home, (os.getpid(),)
+
+
+def _not_at_home(worker: int) -> PoisonAtHome:
+    if os.getpid() != worker:
+        raise ValueError("it is poison there")
+    return PoisonAtHome()
+
+
+def raise_value_error(text: str = "bad value") -> NoReturn:
+    raise ValueError(text)
+
+
+def raise_noted() -> NoReturn:
+    error = KeyError("k")
+    error.add_note("the user's own note")
+    raise error
+
+
+def raise_odd() -> NoReturn:
+    raise OddError(42, reason="odd")
+
+
+def raise_chained() -> NoReturn:
+    try:
+        try:
+            raise OSError("the disk")
+        except OSError as error:
+            raise LookupError("the index") from error
+    except LookupError as error:
+        raise ValueError("the query") from error
+
+
+def raise_in_context() -> NoReturn:
+    try:
+        raise OSError("first")
+    except OSError:
+        raise ValueError("second")  # noqa: B904
+
+
+def raise_secretive() -> NoReturn:
+    raise SecretiveError
+
+
+def raise_keyboard_interrupt() -> NoReturn:
+    raise KeyboardInterrupt("mine")
+
+
+def make_unpicklable(_: Any = None) -> Unpicklable:
+    return Unpicklable()
+
+
+def unpicklable_at_3(x: int) -> Any:
+    return Unpicklable() if x == 3 else x
+
+
+def make_poison() -> PoisonAtHome:
+    return PoisonAtHome()
+
+
+def is_none(x: object) -> bool:
+    return x is None
+
+
+# Logging, warnings, output, context
+
+
+def logs(text: str) -> None:
+    logging.getLogger("tests.worker").warning("%s from the worker", text)
+    logging.getLogger("tests.worker").debug("not at this level")
+
+
+def logs_traceback() -> None:
+    try:
+        raise ValueError("inner")
+    except ValueError:
+        logging.getLogger("tests.worker").exception("it failed")
+
+
+def warns() -> None:
+    warnings.warn("take care", UserWarning, stacklevel=1)
+
+
+def see_tenant(_: Any = None) -> str:
+    return tenant.get()
+
+
+def set_tenant() -> str:
+    tenant.set("changed in the worker")
+    return tenant.get()
+
+
+def speak(text: str) -> None:
+    print(text)
+
+
+def open_pool_inside() -> None:
+    import asyncio
+
+    from asyncpar import ProcessPool
+
+    async def main() -> None:
+        async with ProcessPool(1):
+            pass
+
+    asyncio.run(main())
+
+
+# Large things
+
+
+def keep(x: Any) -> int:
+    """Keeps its argument beyond the call."""
+    kept.append(x)
+    return os.getpid()
+
+
+def first_of_kept() -> list[int]:
+    return [int(x[0]) for x in kept]
+
+
+def drop_kept() -> int:
+    n = len(kept)
+    kept.clear()
+    return n
+
+
+def add_one(x: Any) -> Any:
+    x += 1  # in place: arguments are writable
+    return x
+
+
+def total(x: Any) -> Any:
+    return x.sum()
+
+
+def describe_array(x: Any) -> tuple[Any, ...]:
+    return x.shape, x.strides, x.flags.writeable, float(x.sum())
+
+
+def make_bytes(n: int, kind: str) -> Any:
+    made = bytes([n % 251]) * n
+    if kind == "bytearray":
+        return bytearray(made)
+    if kind == "PickleBuffer":
+        return pickle.PickleBuffer(bytearray(made))
+    return made
+
+
+def check_bytes(x: Any) -> tuple[str, int, int]:
+    view = memoryview(x)
+    return type(x).__name__, view.nbytes, view.cast("B")[-1]

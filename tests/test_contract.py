@@ -1,0 +1,37 @@
+"""Every pool keeps the contract that `asyncpar.testing` ships, as a third party would test its own."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite("asyncpar.testing.contract")
+
+from asyncpar import InlinePool, ProcessPool, ThreadPool  # noqa: E402 - after the rewrite is registered
+from asyncpar.testing import FaultyPool, PoolContract  # noqa: E402
+
+
+class TestProcessPool(PoolContract):
+    def make_pool(self):
+        return ProcessPool(2)
+
+
+class TestThreadPool(PoolContract):
+    stops = False
+
+    def make_pool(self):
+        return ThreadPool(4)
+
+
+@pytest.mark.may_block  # it runs the calls on the loop
+class TestInlinePool(PoolContract):
+    stops = abandons = parallel = False
+
+    def make_pool(self):
+        return InlinePool()
+
+
+class TestFaultyPoolWithoutFaults(PoolContract):
+    stops = False
+
+    def make_pool(self):
+        return FaultyPool(ThreadPool(4))
