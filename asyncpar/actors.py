@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 
 from asyncpar import residence
 from asyncpar.errors import PoolClosedError, WorkerLostError
-from asyncpar.process.transit import is_async
+from asyncpar.chunks import is_async
 
 if TYPE_CHECKING:
     from asyncpar.pool import Pool

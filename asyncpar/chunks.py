@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+CO_COROUTINE = 0x80  # of code objects: inspect.CO_COROUTINE, whose module takes 7 ms to import
 Errors = dict[int, BaseException]  # index -> error
 
 
@@ -41,6 +42,17 @@ def name_of(call: object) -> str:
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     module = getattr(inner, "__module__", None)
     return name if module in (None, "builtins") else f"{module}.{name}"
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling this gives a coroutine. Looks through partials, methods and callable objects."""
+    while hasattr(function, "func") and not hasattr(function, "__code__"):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    if code is None and not isinstance(function, type):
+        code = getattr(getattr(type(function), "__call__", None), "__code__", None)
+    return bool(code is not None and code.co_flags & CO_COROUTINE)
 
 
 class Source(Protocol):

@@ -7,7 +7,7 @@ import functools
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from asyncpar.process.transit import is_async
+from asyncpar.chunks import is_async
 
 if TYPE_CHECKING:
     from asyncpar.pool import Pool

@@ -7,7 +7,7 @@ from typing import Any
 
 from asyncpar.chunks import Chunk
 from asyncpar.pool import Pool
-from asyncpar.process.transit import is_async
+from asyncpar.process.transit import foreign, is_async
 from asyncpar.sharing import unwrap
 
 
@@ -64,8 +64,10 @@ class InlinePool(Pool):
         except asyncio.CancelledError as error:
             stopped = bool(chunk.stops) and index in (chunk.stops or {})
             return None, (chunk.stops or {})[index] if stopped else error
-        except BaseException as error:
+        except Exception as error:
             return None, error
+        except BaseException as error:
+            return None, foreign(error)
         finally:
             chunk.function.measured(self.loop.time() - began, 1)
         return value, None

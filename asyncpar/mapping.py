@@ -10,7 +10,7 @@ from asyncpar.errors import UnsupportedError, WorkerLostError
 from asyncpar.feed import Feed, Options
 from asyncpar.lanes import Lanes
 from asyncpar.limits import Limiter, RateLimiter
-from asyncpar.process.transit import is_async
+from asyncpar.chunks import is_async
 from asyncpar.reading import open_reader
 from asyncpar.results import Engine, Results
 

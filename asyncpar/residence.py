@@ -12,6 +12,17 @@ from typing import Any
 
 _here = threading.local()
 
+
+def find_constant(number: int) -> Any:
+    """The object behind a ``Shared``; a worker puts its own look-up here."""
+    raise LookupError(f"constant {number} is not known outside a worker")
+
+
+def constant(number: int) -> Any:
+    """What a pickled ``Shared`` becomes in a worker."""
+    return find_constant(number)
+
+
 BATCH_SECONDS = 1e-3
 
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from asyncpar.errors import PoolClosedError
+from asyncpar.process.transit import foreign
 from asyncpar.window import Window
 
 T = TypeVar("T")
@@ -129,6 +130,8 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
 
     async def _fail(self, error: BaseException) -> None:
         await self.aclose()
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            error = foreign(error)  # as itself it would end the reader's loop as if all was well
         try:
             raise error
         finally:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
+from asyncpar.chunks import is_async
 from asyncpar.errors import NestedPoolError, PoolNotFoundError
 from asyncpar.process import transit
 
@@ -108,7 +109,7 @@ def run(main: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P
     if asyncio.iscoroutine(main):
         main.close()
         raise TypeError("asyncpar.run takes the function itself, not a coroutine: asyncpar.run(main), not main()")
-    if not transit.is_async(main):
+    if not is_async(main):
         raise TypeError(f"asyncpar.run takes a coroutine function (async def), not {transit.describe(main)}")
     if transit.importing_main:
         raise NestedPoolError(

@@ -6,6 +6,7 @@ import itertools
 import threading
 from typing import Any, Generic, TypeVar
 
+from asyncpar import residence
 from asyncpar.errors import SerializationError
 
 T = TypeVar("T")
@@ -33,9 +34,7 @@ class Shared(Generic[T]):
         if shared is None:
             raise SerializationError("a Shared can be sent only to a pool of asyncpar, as an argument of a call")
         shared.append(self)
-        from asyncpar.process.worker import constant
-
-        return constant, (self.number,)
+        return residence.constant, (self.number,)
 
     def __repr__(self) -> str:
         return f"<Shared {type(self.value).__name__} number {self.number}>"

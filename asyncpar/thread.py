@@ -12,7 +12,7 @@ from typing import Any
 
 from asyncpar.chunks import Chunk, Errors
 from asyncpar.pool import Pool
-from asyncpar.process.transit import is_async
+from asyncpar.process.transit import foreign, is_async
 from asyncpar.sharing import unwrap
 
 
@@ -56,8 +56,10 @@ class ThreadPlace:
             args, kwargs = unwrap(args, kwargs)
             try:
                 value = context.run(self.call, function, args, kwargs)
-            except BaseException as error:
+            except Exception as error:
                 errors[index], value = error, None
+            except BaseException as error:
+                errors[index], value = foreign(error), None
             values.append(value)
         return values, errors or None
 

@@ -106,6 +106,9 @@ def _guard() -> BlockBuster:
     # A module's first import reads files; names of the lazy package are loaded at first use, wherever that is.
     for function in guard.functions.values():
         function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
+        # A pool that opens reads a few lines of /proc, which no disk delays, and starts one process, which listens.
+        function.can_block_in("asyncpar/cpus.py", "_read")
+        function.can_block_in("asyncpar/process/nursery.py", ("start", "spawn"))
     # os.read, os.write and sockets are let through by blockbuster where the descriptor is non-blocking.
     return guard
 
@@ -258,10 +261,10 @@ def _fail(what: str, lines: Iterable[str]) -> NoReturn:
 
 
 class TestHangs(OutcomeException, SystemExit):
-    """What ends a test wherever it stands, where pytest-timeout's own exception does not:
+    """What ends a test wherever it stands.
 
-    out of a signal's handler uvloop lets only KeyboardInterrupt and SystemExit, and logs others;
-    Hypothesis takes a pytest failure for the test's own, and runs the hanging example again and again.
+    Out of a signal's handler uvloop lets only KeyboardInterrupt and SystemExit, and logs all others:
+    by pytest-timeout's own exception the test would not end.
     """
 
     __test__ = False
@@ -276,7 +279,7 @@ def pytest_timeout_set_timer(settings: pytest_timeout.Settings) -> bool:
         raise TestHangs(f"The test hung: it was not over after {settings.timeout:g} seconds.")
 
     signal.signal(signal.SIGALRM, interrupt)
-    # And every five seconds more, if that was caught or the teardown hangs as well.
+    # And every five seconds more: the teardown may hang as well, and Hypothesis tries the example again.
     signal.setitimer(signal.ITIMER_REAL, settings.timeout, 5)
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import pickle
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -49,9 +51,20 @@ class Nursery:
         self.start()
 
     def start(self) -> None:
-        """Start a zygote over the same shared memory."""
+        """Start a zygote over the same shared memory. What is sent to it waits in the socket until it is there."""
         self.control, theirs = socket.socketpair()
+        self.control.setblocking(False)
         settings = self.settings | {"arena": self.arena.fd, "slots": self.total}
+        data = pickle.dumps(settings, 5)
+        self.control.sendall(LENGTH.pack(len(data)) + data)
+        self._data = b""
+        self.loop.add_reader(self.control.fileno(), self._readable)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = self.loop.create_future()
+        # Starting a process takes milliseconds, which are not the loop's to lose.
+        threading.Thread(target=self._start, args=(theirs, settings["flags"]), name="asyncpar-start").start()
+
+    def _start(self, theirs: socket.socket, flags: list[str]) -> None:
         environment = dict(os.environ)
         if self.threads is not None:
             environment.update(dict.fromkeys(THREAD_VARIABLES, str(self.threads)))
@@ -60,33 +73,29 @@ class Nursery:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process = subprocess.Popen(
-                [sys.executable, *settings["flags"], "-c", code],
+                [sys.executable, *flags, "-c", code],
                 pass_fds=(theirs.fileno(), self.arena.fd),
                 stdin=subprocess.DEVNULL,
                 env=environment,
             )
+        except OSError as error:
+            self.failure = BrokenPoolError(f"no process can be started: {error}")
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
-        data = pickle.dumps(settings, 5)
-        self.control.sendall(LENGTH.pack(len(data)) + data)
-        self.control.setblocking(False)
-        self._data = b""
-        self.loop.add_reader(self.control.fileno(), self._readable)
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                self.loop.call_soon_threadsafe(self.started.set_result, None)
 
     def spawn(self, place: Any, read_fd: int, write_fd: int, settings: dict[str, Any]) -> None:
         """Have a worker made that reads and writes these descriptors."""
         live = self.region_live.setdefault(place.slot, {})
         data = pickle.dumps((place.slot, settings | {"live": dict(live), "log_level": _log_level()}), 5)
         self.places[place.slot] = place
-        self.control.setblocking(True)  # a few hundred bytes to a process that only waits for them
         try:
             socket.send_fds(self.control, [LENGTH.pack(len(data))], [read_fd, write_fd])
             self.control.sendall(data)
         except OSError:
             pass  # the zygote is gone: its socket's end says so, and everything starts anew
-        finally:
-            self.control.setblocking(False)
 
     def _readable(self) -> None:
         try:
@@ -129,19 +138,26 @@ class Nursery:
         else:
             self.slots.append(slot)
 
+    async def ended(self) -> int | None:
+        """Wait until the zygote, whose socket is closed, has gone; its exit code."""
+        await self.started
+        process = self.process
+        if process is None:
+            return None
+        for _ in range(500):
+            if process.poll() is not None:
+                return process.returncode
+            await asyncio.sleep(0.002)
+        process.kill()
+        return process.wait()
+
     async def close(self) -> None:
         """End the zygote; every worker has gone before."""
         self.closing = True
         if self.control.fileno() >= 0:
             self.loop.remove_reader(self.control.fileno())
             self.control.close()
-        for _ in range(500):
-            if self.process.poll() is not None:
-                break
-            await asyncio.sleep(0.002)
-        else:
-            self.process.kill()
-            self.process.wait()
+        await self.ended()
         self.arena.close()
 
 

@@ -351,7 +351,9 @@ class ProcessPool(Pool):
             if not place.gone:
                 place.died(-signal.SIGKILL, 0)
         if self.thread is not None:
-            self.thread.shutdown(wait=True)
+            self.thread.shutdown(wait=False)
+            while any(thread.is_alive() for thread in self.thread._threads):  # without blocking the loop
+                await asyncio.sleep(0.001)
         if self.owner is None:
             await self.nursery.close()
 
@@ -736,13 +738,16 @@ class ProcessPool(Pool):
 
     def _zygote_lost(self) -> None:
         """The zygote died. Its workers cannot be watched any more: end them, start again."""
-        everyone = list(self.nursery.places.values())
-        exitcode = self.nursery.process.wait()
+        self.recovery = self.loop.create_task(self._recover(), name="asyncpar: start another zygote")
+
+    async def _recover(self) -> None:
+        exitcode = await self.nursery.ended()
         if self.nursery.failure is not None:
-            self._break(BrokenPoolError(str(self.nursery.failure)), None)
+            self._break(BrokenPoolError(str(self.nursery.failure)), self.nursery.failure)
             return
         log.warning("the process that makes workers ended with code %s; starting another", exitcode)
         self.deaths += 1
+        everyone = list(self.nursery.places.values())
         if self.deaths < START_TRIES and self._state in ("open", "opening"):
             self.nursery.start()
         for place in everyone:

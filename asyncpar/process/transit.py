@@ -12,22 +12,11 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from asyncpar.chunks import is_async as is_async
 from asyncpar.errors import SerializationError, _rebuild
 from asyncpar.process.layout import LOG, READY
 
 Send = Callable[..., None]
-CO_COROUTINE = 0x80
-
-
-def is_async(function: Any) -> bool:
-    """Whether calling this gives a coroutine. Looks through partials, methods and callable objects."""
-    while hasattr(function, "func") and not hasattr(function, "__code__"):
-        function = function.func
-    function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None)
-    if code is None and not isinstance(function, type):
-        code = getattr(getattr(type(function), "__call__", None), "__code__", None)
-    return bool(code is not None and code.co_flags & CO_COROUTINE)
 
 
 # -- errors

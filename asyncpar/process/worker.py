@@ -19,6 +19,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from asyncpar import residence
+from asyncpar.chunks import is_async
 from asyncpar.process import transit
 from asyncpar.process.arena import Arena, pack, unpack
 from asyncpar.process.layout import (
@@ -177,7 +179,7 @@ class Worker:
 
     def adapted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function as it is called here: coroutine functions run on this worker's own loop."""
-        return self.awaiting(function) if transit.is_async(function) else function
+        return self.awaiting(function) if is_async(function) else function
 
     def awaiting(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -541,21 +543,12 @@ def _starred(function: Callable[..., Any]) -> Callable[[tuple[Any, ...]], Any]:
     return call
 
 
-_here: Worker | None = None
-
-
-def constant(number: int) -> Any:
-    """What a pickled ``Shared`` becomes in a worker."""
-    assert _here is not None
-    return _here.constant(number)
-
-
 def start(read_fd: int, write_fd: int, arena: Arena, slot: int, settings: dict[str, Any]) -> NoReturn:
     """Be worker number ``slot``: set the process up, then serve until the pipe closes."""
-    global _here
     os.environ["ASYNCPAR_WORKER"] = str(os.getpid())
     arena.own(slot, settings["live"])
-    _here = worker = Worker(read_fd, write_fd, arena, slot, settings["spin"])
+    worker = Worker(read_fd, write_fd, arena, slot, settings["spin"])
+    residence.find_constant = worker.constant
     worker.released.clear()
     signal.signal(signal.SIGINT, worker.on_signal)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -61,10 +61,11 @@ def _measure(names: list[str], pool: str, limit: int, latency: float) -> Report:
 
 
 def _introduction(files: int, pool: str, latency: float) -> str:
-    held_back = f", which holds each back {latency * 1000:g} ms," if latency else ""
+    held_back = f", held back {latency * 1000:g} ms each," if latency else ""
     return (
-        f"The {files:,} source files of Python {platform.python_version()}'s standard library (without its tests)\n"
-        f"from a local server{held_back} to the event loop, and on to the pool {pool!r}, where ast parses them."
+        f"{files:,} files of Python {platform.python_version()}'s standard library (its tests left out)\n"
+        f"from a local web server{held_back} to the event loop, bounded by a map,\n"
+        f"and on, as they arrive, to the pool {pool!r}, where ast parses them."
     )
 
 
@@ -78,13 +79,14 @@ def _counts_table(counts: Counts) -> Table:
 
 
 def _times_table(report: Report, pool: str) -> Table:
-    table = Table(title="What it took")
+    workers = "1 worker" if report.workers == 1 else f"{report.workers} workers"
+    table = Table(title=f"What it took ({workers})")
     table.add_column("stage")
     for heading in ("one by one", "asyncpar", "speed-up", "loop late by"):
         table.add_column(heading, justify="right")
-    before, workers = report.one_by_one, f"{report.workers} worker{'s' * (report.workers != 1)}"
+    before = report.one_by_one
     _add_times(table, "fetch, on the loop", before.fetch, report.fetch)
-    _add_times(table, f"count, on {pool}, {workers}", before.count, report.count)
+    _add_times(table, f"count, on {pool}", before.count, report.count)
     _add_times(table, f"fold, on {pool}", before.fold, report.fold)
     table.add_section()
     _add_times(table, "all three, as a pipeline", before.all, report.all)
@@ -100,10 +102,11 @@ def _remarks(report: Report) -> list[str]:
     remarks = [
         f"The loop was late by {report.all.lag * 1000:.0f} ms at worst while the pipeline ran.",
         _memory(report.memory),
-        "Every stage was measured alone too, in this run, on the same files; 'one by one' is a plain loop.",
+        "All times are of this run, on the same files; 'one by one' is a plain loop.",
+        "Each stage was measured alone; as a pipeline they overlap.",
     ]
     if report.fold.seconds > report.one_by_one.fold:
-        remarks.append("Folding this little costs less than sending it: a fold pays where its function is slow.")
+        remarks.append("To fold so little costs less than to send it.")
     return remarks
 
 

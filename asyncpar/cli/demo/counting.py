@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
+
+# On CPython 3.11, ast.parse in one thread disturbs ast.parse in another, which then raises SystemError
+# (https://github.com/python/cpython/issues/106905). The GIL would let only one of them run anyway.
+_parsing = threading.Lock()
 
 
 class Counts(NamedTuple):
@@ -24,7 +29,9 @@ def count(source: bytes) -> Counts:
     Raises:
         SyntaxError: It is no Python file.
     """
-    nodes = list(ast.walk(ast.parse(source)))
+    with _parsing:
+        tree = ast.parse(source)
+    nodes = list(ast.walk(tree))
     return Counts(
         files=1,
         lines=len(source.splitlines()),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from aiohttp import ClientSession, TCPConnector
 
@@ -14,6 +15,7 @@ from asyncpar.cli.demo.meters import Meter, PeakMemory, measured
 from asyncpar.cli.demo.serving import serving
 from asyncpar.progress import Progress
 
+T = TypeVar("T")
 Fetch = Callable[[str], Awaitable[bytes]]
 
 
@@ -60,11 +62,11 @@ async def measure(names: Sequence[str], *, pool: str | None, limit: int, latency
 
         async with PeakMemory(without=server.pid) as memory, measured() as whole:
             counts = await pipeline(fetch, names, workers, limit)
-        alone = await stages_alone(fetch, names, workers, limit)
-        counts_again, one_by_one = await sequence(fetch, names)
-        if counts != counts_again:
-            raise AssertionError("the pipeline and the plain loop counted differently")
-        return Report(counts, one_by_one, *alone, all=whole, workers=workers.workers, memory=memory)
+        counts_alone, meters = await stages_alone(fetch, names, workers, limit)
+        counts_one_by_one, one_by_one = await sequence(fetch, names)
+        if not counts == counts_alone == counts_one_by_one:
+            raise AssertionError("the pipeline, its stages and the plain loop do not agree")
+        return Report(counts, one_by_one, *meters, all=whole, workers=workers.workers, memory=memory)
 
 
 async def pipeline(fetch: Fetch, names: Sequence[str], workers: asyncpar.Pool, limit: int) -> Counts:
@@ -76,37 +78,35 @@ async def pipeline(fetch: Fetch, names: Sequence[str], workers: asyncpar.Pool, l
 
 async def stages_alone(
     fetch: Fetch, names: Sequence[str], workers: asyncpar.Pool, limit: int
-) -> tuple[Meter, Meter, Meter]:
+) -> tuple[Counts, tuple[Meter, Meter, Meter]]:
     """Measure each stage without the others, with its whole input at hand."""
     async with measured() as fetching:
         pages = await asyncpar.map(fetch, names, limit=limit, progress="fetch alone")
     async with measured() as counting:
         counts = await workers.map(count, pages, limit=limit, progress="count alone")
     async with measured() as folding:
-        await workers.reduce(merge, counts)
-    return fetching, counting, folding
+        total = await workers.reduce(merge, counts)
+    return total, (fetching, counting, folding)
 
 
 async def sequence(fetch: Fetch, names: Sequence[str]) -> tuple[Counts, Times]:
     """The same without asyncpar: one page after the other, in one process."""
-    progress = Progress()
-    progress.start(len(names), "one by one")
     clock = time.perf_counter
-    fetching = counting = folding = 0.0
-    total: Counts | None = None
     started = clock()
-    for name in names:
-        begun = clock()
-        page = await fetch(name)
-        fetched = clock()
-        counts = count(page)
-        counted = clock()
-        total = counts if total is None else merge(total, counts)
-        folding += clock() - counted
-        counting += counted - fetched
-        fetching += fetched - begun
+    pages = [await fetch(name) for name in shown(names, "fetch one by one")]
+    fetched = clock()
+    counts = [count(page) for page in shown(pages, "count one by one")]
+    counted = clock()
+    total = functools.reduce(merge, counts)
+    folded = clock()
+    return total, Times(fetched - started, counted - fetched, folded - counted, folded - started)
+
+
+def shown(items: Sequence[T], label: str) -> Iterator[T]:
+    """Yield the items, and show on the way how many there were."""
+    progress = Progress()
+    progress.start(len(items), label)
+    for item in items:
+        yield item
         progress.advance()
-    seconds = clock() - started
     progress.close()
-    assert total is not None
-    return total, Times(fetching, counting, folding, seconds)

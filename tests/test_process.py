@@ -1,0 +1,480 @@
+"""The process pool when nothing dies: values, errors, large buffers, logging, settings."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import pickle
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import asyncpar
+from asyncpar import NestedPoolError, PoolClosedError, ProcessPool, SerializationError
+from tests import process_functions as far
+
+MEGABYTE = 1 << 20
+
+
+# Values
+
+
+async def test_calls_and_maps_run_in_other_processes():
+    async with ProcessPool(2) as pool:
+        assert await pool.run(far.add, 1, 2, z=3) == 6
+        assert await pool.map(far.double, range(1000)) == [2 * x for x in range(1000)]
+        assert os.getpid() not in {await pool.run(far.pid), *await pool.map(far.pid, range(100))}
+
+
+async def test_many_calls_at_once():
+    async with ProcessPool(2) as pool:
+        assert await asyncio.gather(*[pool.run(far.double, x) for x in range(2000)]) == [2 * x for x in range(2000)]
+        assert pool.statistics().completed == 2000
+        assert pool.statistics().running == pool.statistics().queued == 0
+
+
+async def test_sleeping_calls_run_side_by_side():
+    async with ProcessPool(2) as pool:
+        await asyncio.gather(pool.run(far.pid), pool.run(far.pid))
+        begun = time.monotonic()
+        one, other = await asyncio.gather(pool.run(far.nap, 0.3), pool.run(far.nap, 0.3))
+        assert time.monotonic() - begun < 0.55
+        assert one != other
+
+
+async def test_async_functions_run_on_a_loop_of_the_worker():
+    async with ProcessPool(1) as pool:
+        assert await pool.run(far.slowly, 1) == 2
+        assert await pool.map(far.slowly, range(20)) == list(range(1, 21))
+        assert await pool.run(far.slowly, 5, seconds=0.01) == 6
+
+
+async def test_fresh_interpreters():
+    async with ProcessPool(2, start="spawn") as pool:
+        assert await pool.map(far.double, range(100)) == [2 * x for x in range(100)]
+        parents = {os.stat(f"/proc/{pid}").st_uid for pid in pool.pids}
+        assert parents == {os.getuid()}
+
+
+async def test_initializer_runs_before_the_first_call():
+    async with ProcessPool(2, initializer=far.start_well) as pool:
+        assert await asyncio.gather(*[pool.run(far.was_initialized) for _ in range(8)]) == [True] * 8
+
+
+async def test_preloaded_modules_are_there_and_others_are_not():
+    async with ProcessPool(1, preload=["fractions"]) as pool:
+        assert await pool.run(far.loaded, "fractions")
+        assert not await pool.run(far.loaded, "asyncio")
+
+
+async def test_preload_that_fails_breaks_the_pool_with_its_reason():
+    with pytest.raises(asyncpar.BrokenPoolError, match=r"preload='no_such_module_here' failed in the zygote: ModuleNotFoundError"):
+        async with ProcessPool(1, preload=["no_such_module_here"]) as pool:
+            await pool.run(far.double, 1)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+async def test_numeric_libraries_are_told_how_many_threads(threads):
+    async with ProcessPool(1, threads_per_worker=threads) as pool:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+            assert await pool.run(far.environment, name) == str(threads)
+
+
+async def test_threads_of_numeric_libraries_may_be_left_alone(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    async with ProcessPool(1, threads_per_worker=None) as pool:
+        assert await pool.run(far.environment, "OMP_NUM_THREADS") == "5"
+
+
+async def test_context_variables_that_were_named_are_visible():
+    async with ProcessPool(1, context=[far.tenant]) as pool:
+        far.tenant.set("alice")
+        assert await pool.run(far.see_tenant) == "alice"
+        far.tenant.set("bob")
+        assert await pool.run(far.see_tenant) == "bob"
+        assert await pool.run(far.set_tenant) == "changed in the worker"
+        assert await pool.run(far.see_tenant) == "bob"
+
+
+async def test_context_variables_are_visible_in_maps():
+    async with ProcessPool(2, context=[far.tenant]) as pool:
+        far.tenant.set("carol")
+        assert await pool.map(far.see_tenant, range(10)) == ["carol"] * 10
+
+
+async def test_context_variables_that_were_not_named_are_not_visible():
+    async with ProcessPool(1) as pool:
+        far.tenant.set("alice")
+        assert await pool.run(far.see_tenant) == "nobody"
+
+
+async def test_a_pool_inside_a_worker_is_refused():
+    async with ProcessPool(1) as pool:
+        with pytest.raises(NestedPoolError, match=r"^a ProcessPool cannot be opened inside a worker: return the work to the"):
+            await pool.run(far.open_pool_inside)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"workers": 0}, ValueError, "workers= must be at least 1, not 0"),
+        ({"workers": 1.5}, TypeError, "workers= must be a whole number, not float"),
+        ({"workers": True}, TypeError, "workers= must be a whole number, not bool"),
+        ({"max_calls": 0}, ValueError, "max_calls= must be at least 1, not 0"),
+        ({"memory_limit": -1}, ValueError, "memory_limit= must be at least 1, not -1"),
+        ({"threads_per_worker": 0}, ValueError, "threads_per_worker= must be at least 1, not 0"),
+        ({"grace": -1}, ValueError, "grace= must be a number of seconds of at least 0, not -1"),
+        ({"start": "fork"}, ValueError, "start= must be 'zygote' or 'spawn', not 'fork'"),
+        ({"functions": "magic"}, ValueError, "functions= must be 'by_reference' or 'by_value', not 'magic'"),
+        ({"preload": "numpy"}, TypeError, r"preload= takes a sequence of module names: preload=\('numpy',\)"),
+        ({"context": [1]}, TypeError, "context= takes ContextVar objects, not int"),
+        ({"initializer": lambda: None}, SerializationError, "is a lambda, which workers cannot import"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(settings, error, words):
+    with pytest.raises(error, match=words):
+        ProcessPool(**settings)
+
+
+# What cannot be pickled
+
+
+async def test_an_argument_that_cannot_be_pickled_is_named():
+    async with ProcessPool(1) as pool:
+        with pytest.raises(SerializationError) as caught:
+            await pool.run(far.add, 1, far.Unpicklable())
+        assert str(caught.value) == (
+            "argument 2 of tests.process_functions.add cannot be pickled: <an unpicklable> (Unpicklable): "
+            "no way; pass plain data, or functions='by_value' if it is a function"
+        )
+        assert isinstance(caught.value.__cause__, TypeError)
+        with pytest.raises(SerializationError, match=r"^argument z= of tests\.process_functions\.add cannot be pickled"):
+            await pool.run(far.add, 1, z=far.Unpicklable())
+        with pytest.raises(SerializationError, match=r"^argument 1\[1\]\['deep'\] of "):
+            await pool.run(far.identity, [0, {"deep": far.Unpicklable()}])
+        with pytest.raises(SerializationError, match=r"^argument 1\.inner\['bad'\] of "):
+            await pool.run(far.identity, far.Holder())
+        assert await pool.run(far.double, 4) == 8
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 4])
+async def test_an_item_that_cannot_be_pickled_fails_alone(chunksize):
+    items = [1, 2, far.Unpicklable(), 4, 5, 6, 7, 8]
+    async with ProcessPool(2) as pool:
+        found = await pool.map(far.identity, items, return_exceptions=True, chunksize=chunksize)
+        assert [x for x in found if not isinstance(x, Exception)] == [1, 2, 4, 5, 6, 7, 8]
+        assert type(found[2]) is SerializationError
+        assert str(found[2]).startswith("argument 1 of tests.process_functions.identity cannot be pickled: <an unpick")
+        with pytest.raises(SerializationError, match="argument 1 of"):
+            await pool.map(far.identity, items, chunksize=chunksize)
+        assert await pool.run(far.double, 4) == 8
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 4])
+async def test_an_item_that_cannot_be_unpickled_in_the_worker_fails_alone(chunksize):
+    items = [1, 2, far.PoisonForWorkers(os.getpid()), 4, 5, 6, 7, 8]
+    async with ProcessPool(2) as pool:
+        found = await pool.map(far.identity, items, return_exceptions=True, chunksize=chunksize)
+        assert [x for x in found if not isinstance(x, Exception)] == [1, 2, 4, 5, 6, 7, 8]
+        assert type(found[2]) is SerializationError
+        assert "cannot be unpickled in the worker: ValueError: it is poison here" in str(found[2])
+        with pytest.raises((SerializationError, ValueError), match="it is poison here"):
+            await pool.run(far.identity, far.PoisonForWorkers(os.getpid()))
+        assert await pool.run(far.double, 4) == 8
+
+
+async def test_a_result_that_cannot_be_pickled_is_named():
+    async with ProcessPool(1) as pool:
+        with pytest.raises(SerializationError) as caught:
+            await pool.run(far.make_unpicklable)
+        assert str(caught.value) == (
+            "the result, a Unpicklable, cannot be pickled: TypeError: no way; "
+            "return plain data, or keep the object in the worker with pool.actor()"
+        )
+        found = await pool.map(far.unpicklable_at_3, range(8), return_exceptions=True, chunksize=4)
+        assert [x for x in found if not isinstance(x, Exception)] == [0, 1, 2, 4, 5, 6, 7]
+        assert type(found[3]) is SerializationError
+        assert await pool.run(far.double, 4) == 8
+
+
+async def test_a_result_that_cannot_be_unpickled_here_is_named():
+    async with ProcessPool(1) as pool:
+        with pytest.raises(SerializationError, match="the result cannot be unpickled here: ValueError: it is poison there"):
+            await pool.run(far.make_poison)
+        assert await pool.run(far.double, 4) == 8
+
+
+async def test_lambdas_and_closures_are_refused_with_a_way_out():
+    def inner(x):
+        return x
+
+    async with ProcessPool(1) as pool:
+        for function, kind in ((lambda x: x, "a lambda"), (inner, "defined inside a function")):
+            with pytest.raises(SerializationError) as caught:
+                await pool.run(function, 1)
+            assert str(caught.value) == (
+                f"{function.__qualname__} is {kind}, which workers cannot import: define it at the top of a module, "
+                "or open the pool with functions='by_value' (pip install 'asyncpar[by-value]')"
+            )
+            with pytest.raises(SerializationError, match="which workers cannot import"):
+                await pool.map(function, [1])
+        assert await pool.run(far.double, 4) == 8
+
+
+async def test_lambdas_and_closures_travel_by_value():
+    factor = 3
+
+    def times(x):
+        return factor * x
+
+    async with ProcessPool(2, functions="by_value") as pool:
+        assert await pool.run(lambda x: x + 1, 1) == 2
+        assert await pool.run(times, 5) == 15
+        assert await pool.map(lambda x: x * factor, range(100)) == [3 * x for x in range(100)]
+        made = await pool.run(far.identity, lambda: factor)
+        assert made() == 3
+
+
+# Errors of calls
+
+
+async def test_an_error_keeps_its_type_and_brings_the_workers_traceback():
+    async with ProcessPool(1) as pool:
+        with pytest.raises(ValueError, match=r"^bad value$") as caught:
+            await pool.run(far.raise_value_error)
+        (note,) = caught.value.__notes__
+        assert f"Traceback in worker {pool.pids[0]}" in note
+        assert "in raise_value_error" in note
+        with pytest.raises(ValueError, match=r"^bad value$") as caught:
+            await pool.map(far.raise_value_error, ["bad value"])
+        assert "in raise_value_error" in caught.value.__notes__[0]
+
+
+async def test_an_error_keeps_its_notes_and_odd_constructors_do_not_matter():
+    async with ProcessPool(1) as pool:
+        with pytest.raises(KeyError) as caught:
+            await pool.run(far.raise_noted)
+        assert caught.value.__notes__[0] == "the user's own note"
+        with pytest.raises(far.OddError) as odd:
+            await pool.run(far.raise_odd)
+        assert (odd.value.code, odd.value.reason, str(odd.value)) == (42, "odd", "42: odd")
+
+
+async def test_an_error_keeps_what_it_was_raised_from():
+    async with ProcessPool(1) as pool:
+        with pytest.raises(ValueError, match="the query") as caught:
+            await pool.run(far.raise_chained)
+        cause = caught.value.__cause__
+        assert isinstance(cause, LookupError)
+        assert isinstance(cause.__cause__, OSError)
+        with pytest.raises(ValueError, match="second") as caught:
+            await pool.run(far.raise_in_context)
+        assert isinstance(caught.value.__context__, OSError)
+        assert caught.value.__cause__ is None
+
+
+async def test_an_error_that_cannot_be_pickled_is_named():
+    async with ProcessPool(1) as pool:
+        with pytest.raises(SerializationError, match=r"^the call raised SecretiveError: cannot travel; that exception cannot be"):
+            await pool.run(far.raise_secretive)
+        assert await pool.run(far.double, 4) == 8
+
+
+async def test_a_keyboard_interrupt_of_the_call_does_not_stop_the_program():
+    async with ProcessPool(1) as pool:
+        with pytest.raises(RuntimeError, match="the call raised KeyboardInterrupt: mine"):
+            await pool.run(far.raise_keyboard_interrupt)
+        assert await pool.run(far.double, 4) == 8
+
+
+# Logging and warnings
+
+
+async def test_log_records_reach_the_loggers_here(caplog):
+    caplog.set_level(logging.INFO)
+    async with ProcessPool(1) as pool:
+        await pool.run(far.logs, "hello")
+        await pool.run(far.logs_traceback)
+        pid = pool.pids[0]
+    first, second = [record for record in caplog.records if record.name == "tests.worker"]
+    assert first.getMessage() == "hello from the worker"
+    assert (first.levelno, first.pid, first.process) == (logging.WARNING, pid, pid)
+    assert first.call == "tests.process_functions.logs"
+    assert "ValueError: inner" in second.exc_text
+
+
+async def test_warnings_reach_the_loggers_here(caplog):
+    async with ProcessPool(1) as pool:
+        await pool.run(far.warns)
+    (record,) = [record for record in caplog.records if record.name == "py.warnings"]
+    assert "UserWarning: take care" in record.getMessage()
+
+
+# Large buffers
+
+
+@pytest.mark.parametrize("size", [100, 10_000, MEGABYTE, 4 * MEGABYTE + 17])
+async def test_arrays_both_ways(size):
+    array = np.arange(size, dtype=np.uint8)
+    async with ProcessPool(2) as pool:
+        doubled = await pool.run(far.add_one, array)
+        assert np.array_equal(doubled, array + 1)
+        doubled[0] = 99  # results are writable
+        for result in await pool.map(far.add_one, [array] * 10):
+            assert np.array_equal(result, array + 1)
+    assert np.array_equal(array, np.arange(size, dtype=np.uint8))  # and ours is untouched
+    assert doubled[0] == 99
+
+
+async def test_results_outlive_the_pool():
+    async with ProcessPool(1) as pool:
+        results = await pool.map(far.add_one, [np.full(MEGABYTE, i, np.uint8) for i in range(5)])
+    gc.collect()
+    for i, result in enumerate(results):
+        assert (result == i + 1).all()
+        result += 1
+        assert (result == i + 2).all()
+
+
+@pytest.mark.parametrize("how", ["transposed", "strided", "fortran", "readonly", "structured", "empty"])
+async def test_arrays_of_every_layout(how):
+    array = {
+        "transposed": lambda: np.arange(300_000.0).reshape(300, 1000).T,
+        "strided": lambda: np.arange(400_000.0)[::3],
+        "fortran": lambda: np.asfortranarray(np.arange(200_000.0).reshape(400, 500)),
+        "readonly": lambda: np.broadcast_to(np.arange(1000.0), (200, 1000)),
+        "structured": lambda: np.ones(100_000, dtype=[("a", "f8"), ("b", "i4")])["a"],
+        "empty": lambda: np.empty((0, 5)),
+    }[how]()
+    async with ProcessPool(1) as pool:
+        assert np.array_equal(await pool.run(far.identity, array), array)
+        (again,) = await pool.map(far.identity, [array])
+        assert np.array_equal(again, array)
+        assert (await pool.run(far.total, array)) == array.sum()
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bytearray", "PickleBuffer"])
+@pytest.mark.parametrize("size", [100, 200_000, 3 * MEGABYTE])
+async def test_plain_bytes_both_ways(kind, size):
+    value = {"bytes": bytes, "bytearray": bytearray, "PickleBuffer": pickle.PickleBuffer}[kind](b"x" * size)
+    async with ProcessPool(1) as pool:
+        _, nbytes, last = await pool.run(far.check_bytes, value)
+        assert (nbytes, last) == (size, ord("x"))
+        assert bytes(await pool.run(far.make_bytes, size, kind)) == bytes([size % 251]) * size
+
+
+async def test_an_argument_that_the_function_keeps_is_never_overwritten():
+    async with ProcessPool(1) as pool:
+        for i in range(1, 6):
+            await pool.run(far.keep, np.full(MEGABYTE, i, np.uint8))
+            await pool.run(far.total, np.full(MEGABYTE, 200, np.uint8))
+        await pool.map(far.keep, [np.full(MEGABYTE, i, np.uint8) for i in range(6, 9)])
+        await pool.map(far.total, [np.full(MEGABYTE, 200, np.uint8)] * 20)
+        assert await pool.run(far.first_of_kept) == list(range(1, 9))
+        assert await pool.run(far.drop_kept) == 8
+        await pool.run(far.pid)  # says what it has let go
+        assert not pool.places[0].link.held
+        assert not pool.nursery.arena.live
+
+
+async def test_an_argument_that_is_kept_by_map_in_a_shared_chunk():
+    async with ProcessPool(1) as pool:
+        await pool.map(far.keep, [np.full(100_000, i, np.uint8) for i in range(40)], chunksize=8)
+        await pool.map(far.total, [np.full(100_000, 200, np.uint8)] * 80, chunksize=8)
+        assert await pool.run(far.first_of_kept) == list(range(40))
+
+
+async def test_a_result_that_is_kept_here_is_never_overwritten():
+    async with ProcessPool(2) as pool:
+        kept = [await pool.run(far.add_one, np.full(MEGABYTE, i, np.uint8)) for i in range(10)]
+        await pool.map(far.add_one, [np.full(MEGABYTE, 100, np.uint8)] * 40)
+        for i, array in enumerate(kept):
+            assert (array == i + 1).all()
+
+
+async def test_buffers_are_used_again():
+    async with ProcessPool(1) as pool:
+        array = np.ones(MEGABYTE, np.uint8)
+        for _ in range(50):
+            await pool.run(far.add_one, array)
+        assert pool.nursery.arena.top - pool.nursery.arena.start <= 8 * MEGABYTE
+        gc.collect()
+        assert not pool.nursery.arena.live
+
+
+async def test_large_results_of_a_map_while_the_worker_talks_on(caplog):
+    """What a worker says while its large result is being read waits for its turn."""
+    async with ProcessPool(2) as pool:
+        array = np.ones(8 * MEGABYTE, np.uint8)
+        found = await asyncio.gather(
+            *[pool.run(far.add_one, array) for _ in range(6)], *[pool.run(far.logs, str(i)) for i in range(20)]
+        )
+        assert all((x == 2).all() for x in found[:6])
+
+
+async def test_a_shared_constant_reaches_every_worker():
+    async with ProcessPool(2) as pool:
+        constant = asyncpar.share(np.ones(MEGABYTE, np.uint8))
+        assert await pool.map(far.total, [constant] * 20) == [MEGABYTE] * 20
+        assert await pool.run(far.total, constant) == MEGABYTE
+
+
+# Opening and closing
+
+
+async def test_a_pool_that_is_not_open_says_so():
+    pool = ProcessPool(1)
+    with pytest.raises(PoolClosedError, match=r"this ProcessPool is not open yet: use it inside 'async with"):
+        await pool.run(far.double, 1)
+    async with pool:
+        pass
+    with pytest.raises(PoolClosedError, match=r"this ProcessPool is closed: use it inside 'async with"):
+        await pool.run(far.double, 1)
+
+
+async def test_closing_ends_what_runs_and_what_waits():
+    async with ProcessPool(1) as pool:
+        tasks = [asyncio.create_task(pool.run(far.nap, 30)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 1
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(outcome, PoolClosedError)
+
+
+async def test_an_error_in_the_block_closes_the_pool():
+    with pytest.raises(LookupError, match="mine"):
+        async with ProcessPool(2) as pool:
+            task = asyncio.create_task(pool.run(far.nap, 30))
+            await asyncio.sleep(0.05)
+            raise LookupError("mine")
+    with pytest.raises(PoolClosedError):
+        await task
+
+
+async def test_opening_and_closing_again_and_again_leaves_nothing():
+    for _ in range(5):
+        async with ProcessPool(2):
+            pass
+        async with ProcessPool(1) as pool:
+            await pool.run(far.pid)
+
+
+async def test_a_map_that_is_left_early_stops(tmp_path: Path):
+    path = tmp_path / "ran"
+    async with ProcessPool(2) as pool:
+        async with pool.map(far.marks, [str(path)] * 100, [0.02] * 100) as results:
+            async for _ in results:
+                break
+        await asyncio.sleep(0.1)
+        ran = len(path.read_text().splitlines())
+        await asyncio.sleep(0.1)
+        assert len(path.read_text().splitlines()) == ran < 20
+        assert await pool.run(far.double, 2) == 4
