@@ -36,17 +36,24 @@ class Actor(Generic[A]):
         self._lost: WorkerLostError | None = None
 
     async def __aenter__(self) -> Self:
+        self._parent._check_open()
         self._pool = await self._parent._solo().__aenter__()
+        self._parent._streams.add(self)
         try:
             await self._pool.run(residence.settle, *self._made)
         except BaseException:
-            await self._pool.aclose()
+            await self.aclose()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop what runs and end the worker. Closing the pool does the same."""
+        self._parent._streams.discard(self)
         if self._pool is not None:
             await self._pool.aclose()
 
@@ -115,6 +122,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         return item
 
     async def _start(self) -> None:
+        self._parent._check_open()
         self._pool = await self._parent._solo().__aenter__()
         self._parent._streams.add(self)
         try:

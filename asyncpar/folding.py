@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncpar.chunks import is_async
@@ -94,6 +95,7 @@ async def fold(
     target = (pool.chunk_seconds if pool is not None else 0.0) or 1e-3
     tasks: set[asyncio.Task[None]] = set()
     loop = asyncio.get_running_loop()
+    source = _each(items)
 
     async def step(run: list[Node]) -> None:
         begun = loop.time()
@@ -112,7 +114,7 @@ async def fold(
 
     try:
         fresh = 0
-        async for item in _each(items):
+        async for item in source:
             state.add(item)
             fresh += 1
             if fresh >= state.length:
@@ -129,6 +131,7 @@ async def fold(
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await source.aclose()
     if not state.nodes:
         raise TypeError("reduce() of an empty iterable with no initial value: pass initial=")
     result: T = state.nodes[0].value
@@ -149,15 +152,22 @@ async def _fold_async(function: Callable[[Any, Any], Any], values: list[Any]) ->
     return result
 
 
-async def _each(items: Any) -> Any:
-    if hasattr(items, "__aiter__"):
-        async for item in items:
-            yield item
-    else:
-        for n, item in enumerate(items):
-            if n % 64 == 63:
-                await asyncio.sleep(0)
-            yield item
+async def _each(items: Any) -> AsyncGenerator[Any, None]:
+    """The items, of a sync or async iterable; a generator is closed with this one."""
+    try:
+        if hasattr(items, "__aiter__"):
+            async for item in items:
+                yield item
+        else:
+            for n, item in enumerate(items):
+                if n % 64 == 63:
+                    await asyncio.sleep(0)
+                yield item
+    finally:
+        if hasattr(items, "aclose"):
+            await items.aclose()
+        elif isinstance(items, GeneratorType):
+            items.close()
 
 
 async def reduce(

@@ -184,7 +184,7 @@ class Pool(ABC):
         self._completed = 0
         self._lost = 0
         self._maps: weakref.WeakSet[Results[Any]] = weakref.WeakSet()
-        self._streams: weakref.WeakSet[Stream[Any]] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[Actor[Any] | Stream[Any]] = weakref.WeakSet()
 
     # -- what a pool supplies
 

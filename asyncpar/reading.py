@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from itertools import islice
 from operator import length_hint
+from types import GeneratorType
 from typing import Any
 
 NOTHING: Any = object()
@@ -28,7 +29,8 @@ class SyncReader:
         self.total: int | None = min(hints) if min(hints) >= 0 else None
         self.exhausted = False
         self.error: BaseException | None = None
-        self._iterator: Iterator[Any] = zip(*iterables, strict=False) if self.star else iter(iterables[0])
+        self._iterators = [iter(iterable) for iterable in iterables]
+        self._iterator: Iterator[Any] = zip(*self._iterators, strict=False) if self.star else self._iterators[0]
         self._seconds = 0.0  # for one item
 
     def start(self, on_items: Callable[[], None], room: Callable[[], int]) -> None:
@@ -72,9 +74,9 @@ class SyncReader:
 
     async def aclose(self) -> None:
         """Close the source, if it is a generator."""
-        close = getattr(self._iterator, "close", None)
-        if close is not None:
-            close()
+        for iterator in self._iterators:  # a file or a cursor is its owner's to close
+            if isinstance(iterator, GeneratorType):
+                iterator.close()
 
 
 class AsyncReader:
@@ -184,3 +186,7 @@ class _Wrapped:
         for item in self._iterator:
             return item
         raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        if isinstance(self._iterator, GeneratorType):
+            self._iterator.close()

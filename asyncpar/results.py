@@ -117,7 +117,8 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
                 await self.aclose()
                 raise StopAsyncIteration
             engine.moved()
-            await self._changed(engine)
+            if not engine.complete():  # the source's end may have been found just now
+                await self._changed(engine)
 
     async def _changed(self, engine: Engine) -> None:
         if self._waiter is not None:
@@ -242,10 +243,12 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
             return ResultsStatistics(0, 0, 0, 0, 0, 0, self._limit)
         window = self._engine.window
         taken = window.taken + window.lent - len(self._ready)
+        in_flight, unread = window.read - window.finished, window.finished - taken
+        if self._closed:  # what was stopped has no outcome, and what was not taken is gone
+            in_flight, unread = (in_flight if self._engine.in_flight else 0), 0
         return ResultsStatistics(
-            window.read, window.finished, taken, window.read - window.finished, window.finished - taken,
-            self._engine.retried, window.limit,
-        )  # fmt: skip
+            window.read, window.finished, taken, in_flight, unread, self._engine.retried, window.limit
+        )
 
 
 def _drop(engine: Engine) -> None:

@@ -50,7 +50,7 @@ class Sleeper:
     """A child that sleeps for ever, and remembers how it ended."""
 
     def __init__(self, *, cleanup=3, on_cancel=None):
-        self.started = self.cancelled = self.ended = False
+        self.started = self.cancelled = self.cleaned = self.ended = False
         self.cleanup, self.on_cancel = cleanup, on_cancel
 
     async def sleep(self):
@@ -60,6 +60,7 @@ class Sleeper:
         except asyncio.CancelledError:
             self.cancelled = True
             await value(None, after=self.cleanup)
+            self.cleaned = True
             if self.on_cancel is not None:
                 raise self.on_cancel from None
             raise
@@ -280,12 +281,12 @@ async def test_a_child_that_swallows_cancellation_is_waited_for():
     assert ended
 
 
-async def test_a_raised_failure_keeps_nothing_alive():
-    """No cycle runs through its traceback: children's frames go with it, without the garbage collector."""
+class Big:
+    """Something that one would not want to keep alive."""
 
-    class Big:
-        pass
 
+async def test_a_raised_exception_keeps_nothing_alive():
+    """No cycle runs through its traceback: frames go with it, without the garbage collector."""
     alive = []
 
     async def fail():
@@ -293,6 +294,11 @@ async def test_a_raised_failure_keeps_nothing_alive():
         alive.append(weakref.ref(big))
         await asyncio.sleep(0)
         raise Boom
+
+    async def be_cancelled():
+        big = Big()
+        alive.append(weakref.ref(big))
+        await gather(Sleeper().sleep())
 
     gc.collect()
     gc.disable()
@@ -303,8 +309,14 @@ async def test_a_raised_failure_keeps_nothing_alive():
         with suppress(Boom):
             async for _ in as_completed(fail()):
                 pass
+        task = asyncio.create_task(be_cancelled())
         await passes()
-        assert [ref() for ref in alive] == [None] * 4
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        del task
+        await passes()
+        assert [ref() for ref in alive] == [None] * 5
     finally:
         gc.enable()
 
@@ -381,7 +393,7 @@ async def test_a_second_cancellation_does_not_cut_cleaning_up_short():
         await passes(2)
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert sleeper.ended
+    assert sleeper.cleaned
 
 
 async def test_gather_in_an_anyio_scope():
@@ -390,7 +402,7 @@ async def test_gather_in_an_anyio_scope():
     with anyio.move_on_after(0.005) as scope:
         await gather(sleeper.sleep())
     assert scope.cancelled_caught
-    assert sleeper.ended
+    assert sleeper.cleaned
 
 
 async def test_gather_in_a_task_group():
@@ -417,8 +429,8 @@ async def test_gather_that_is_closed_cancels_its_children():
 
 @pytest.mark.parametrize("loop_factory", loop_factories())
 @pytest.mark.parametrize("fatal", [SystemExit, KeyboardInterrupt])
-@pytest.mark.parametrize("return_exceptions", [False, True])
-def test_fatal_exceptions_in_a_child_leave_through_the_loop(loop_factory, fatal, return_exceptions):
+@pytest.mark.parametrize("verb", [gather, functools.partial(gather, return_exceptions=True), first])
+def test_fatal_exceptions_in_a_child_leave_through_the_loop(loop_factory, fatal, verb):
     """The loop raises them; the children are cancelled and awaited as the loop is closed, and nothing is logged."""
     sleeper, heard = Sleeper(), []
 
@@ -428,12 +440,36 @@ def test_fatal_exceptions_in_a_child_leave_through_the_loop(loop_factory, fatal,
 
     async def main():
         asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
-        await gather(sleeper.sleep(), die(), return_exceptions=return_exceptions)
+        await verb(sleeper.sleep(), die())
 
     with pytest.raises(fatal), asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
     assert sleeper.ended
     assert heard == []
+
+
+@pytest.mark.parametrize("loop_factory", loop_factories())
+@pytest.mark.parametrize("fatal", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("verb", [gather, functools.partial(gather, return_exceptions=True), first])
+def test_fatal_exceptions_in_a_child_are_raised_to_the_caller(loop_factory, fatal, verb):
+    """Where somebody runs the loop again, as a notebook does: they are neither a result nor a loser's failure."""
+    sleeper = Sleeper()
+
+    async def die():
+        raise fatal("now")
+
+    async def main():
+        with suppress(fatal):
+            await verb(sleeper.sleep(), die())
+        return "survived"
+
+    loop = loop_factory()
+    task = loop.create_task(main())
+    with pytest.raises(fatal):
+        loop.run_until_complete(task)
+    assert loop.run_until_complete(asyncio.wait_for(task, 10)) == "survived"
+    loop.close()
+    assert sleeper.cleaned
 
 
 def eager(loop, coroutine, *, context=None, **_):
@@ -467,6 +503,9 @@ def test_eager_tasks(loop_factory, task_factory):
         with pytest.raises(Boom):
             await gather(sleeper.sleep(), fail_now())
         assert sleeper.ended
+        never = Sleeper()
+        await as_completed(never.sleep()).aclose()
+        assert not never.started
         # An eager task that dies is lost to all but Python, which complains that nobody took its exception.
         asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
         await gather(Sleeper().sleep(), die_now())
@@ -496,6 +535,7 @@ async def test_a_limiter_is_shared_by_gathers():
     assert one == two == list(range(10))
     assert crowd.most == 3
     assert limiter.statistics().in_use == 0
+    assert not limiter._places
 
 
 async def test_running_tasks_take_no_room():
@@ -536,6 +576,7 @@ async def test_cancelling_while_all_wait_for_a_limiter():
     await passes()
     assert crowd.started == 0
     assert limiter.acquire_nowait()
+    assert not limiter._places
 
 
 # Bad input
@@ -758,6 +799,14 @@ async def test_leaving_the_block_cancels_and_waits():
     assert sleepers[0].ended
     await passes()
     assert limiter.acquire_nowait(2)
+
+
+async def test_closing_drops_what_nobody_has_taken():
+    """The iteration is over, though results have come."""
+    async with as_completed(value(1), value(2), value(3, after=99)) as results:
+        assert await anext(results) == 1
+        await passes()
+    assert [x async for x in results] == []
 
 
 async def test_breaking_out_of_a_bare_loop_leaks_nothing():

@@ -24,7 +24,7 @@ def run_script(script: str, arguments: Sequence[str], pool: str | None) -> int:
         check_pool(pool)
         os.environ["ASYNCPAR_POOL"] = pool
     if not os.path.isfile(script):
-        raise Failure(f"There is no script {script!r}.", exit_code=2)
+        raise Failure(f"there is no script {script!r}", exit_code=2)
     # Absolute, as in `python SCRIPT`: workers import the script again, from wherever they are.
     path = os.path.abspath(script)
     sys.argv = [script, *arguments]

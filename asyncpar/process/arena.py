@@ -8,6 +8,7 @@ times a warm copy. Imports almost nothing: workers use it too.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import pickle
@@ -115,8 +116,10 @@ class Arena:
         return (ctypes.c_ubyte * nbytes).from_buffer(self.map, at)
 
     def close(self) -> None:
-        """Close the descriptor; the memory goes when the last view of it does."""
+        """Close the file. Where results in it are still read, the mapping goes with the last of them."""
         os.close(self.fd)
+        with contextlib.suppress(BufferError):
+            self.map.close()
 
 
 def pack(arena: Arena, value: object, dump: Callable[..., bytes] = pickle.dumps) -> tuple[bytes, Refs]:

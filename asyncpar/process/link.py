@@ -149,8 +149,11 @@ class Link:
             blob = body[at : at + (mark & SIZE)]
             at += mark & SIZE
             if not mark & ~SIZE:
-                values.append(loads(blob))
-                continue
+                try:
+                    values.append(loads(blob))
+                    continue
+                except Exception:
+                    given = None  # read it again below, and say what is wrong
             value, error = given or self._outcome(mark, blob)
             values.append(value)
             if error is not None:
@@ -229,6 +232,11 @@ class Link:
                 self.free(at)
 
     # -- death
+
+    def release(self) -> None:
+        """Let go of the shared memory."""
+        self.words.release()
+        self.log.release()
 
     def lost(self, error: Callable[[str], BaseException]) -> bool:
         """The worker is dead and its pipe read to the end. True if a running call was lost.

@@ -196,6 +196,7 @@ class Place:
             while n := os.readv(self.read_fd, self.pool.buffers):
                 self.link.feed(bytes(self.pool.view[:n]))
         self.pool.buried(self, exitcode, over)
+        self.link.release()
         self.close_pipes()
 
     def close_pipes(self) -> None:

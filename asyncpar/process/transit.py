@@ -254,14 +254,41 @@ def import_main(module: types.ModuleType, how: str, where: str) -> None:
     sys.modules["__mp_main__"] = module
 
 
-def in_context(values: Any, function: Any, args: Any, kwargs: Any) -> Any:
-    """Call with context variables set, given as ``((module, name), value)``."""
-    import contextvars
-    import importlib
+class InContext:
+    """Calls a function with context variables set, given as ``((module, name), value)``.
 
-    def call() -> Any:
+    The values of a map are known at its start; those of a single call come with its arguments.
+    """
+
+    def __init__(self, function: Callable[..., Any], values: Any = None) -> None:
+        self.function, self.values = function, values
+        self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
+        self.__module__ = getattr(function, "__module__", "builtins")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import contextvars
+
+        values = self.values
+        if values is None:
+            values, args, kwargs = args
+        return contextvars.copy_context().run(self._call, values, args, kwargs)
+
+    def _call(self, values: Any, args: Any, kwargs: Any) -> Any:
+        import importlib
+
         for (module, name), value in values:
             getattr(importlib.import_module(module), name).set(value)
-        return function(*args, **kwargs)
+        from asyncpar.process.worker import adapted
 
-    return contextvars.copy_context().run(call)
+        return adapted(self.function)(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        if self.values is not None or not isinstance(other, InContext):
+            return self is other
+        return other.values is None and other.function == self.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InContext, (self.function, self.values)

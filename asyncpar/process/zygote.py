@@ -33,7 +33,9 @@ class Zygote:
         self.arena = Arena(settings["arena"], settings["slots"], 0)
         self.children: dict[int, int] = {}  # pid -> slot
         self.over: dict[int, int] = {}  # pid -> bytes, for those killed for their memory
-        self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.wake_read, self.wake_write = os.pipe()
+        os.set_blocking(self.wake_read, False)
+        os.set_blocking(self.wake_write, False)
 
     def serve(self) -> NoReturn:
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)

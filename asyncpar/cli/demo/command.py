@@ -43,7 +43,7 @@ def show_demo(pool: str | None, *, limit: int, files: int | None, latency: float
         raise Failure('the demo needs aiohttp: pip install "asyncpar[web]"')
     names = list(islice(find_sources(), files))
     if not names:
-        raise Failure("this Python comes without the sources of its standard library, which the demo reads.")
+        raise Failure("this Python comes without the sources of its standard library, which the demo reads")
     console = Console()
     console.print(_introduction(len(names), pool, latency))
     report = _measure(names, pool, limit, latency)

@@ -38,7 +38,7 @@ async def serving(latency: float) -> AsyncIterator[Server]:
         assert process.stdout is not None
         port = await process.stdout.readline()
         if not port:
-            raise Failure("The demo's server did not start.")
+            raise Failure("the server of the demo did not start")
         yield Server(f"http://127.0.0.1:{int(port)}/", process.pid)
     finally:
         if process.returncode is None:
