@@ -286,9 +286,9 @@ class _Crew(Generic[T]):
         self._decides = decides
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unstarted: deque[Awaitable[T]] = deque()
-        self._running: set[asyncio.Future[T]] = set()
+        self._running: dict[asyncio.Future[T], int] = {}  # with the awaitable's id
         self._futures: dict[int, asyncio.Future[T]] = {}  # by the awaitable's id
-        self._arrivals: deque[asyncio.Future[T]] = deque()
+        self._arrivals: deque[int] = deque()  # the ids of those that have ended, to be taken
         self._late: list[asyncio.Future[T]] = []
         self._news = asyncio.Event()
         self._all_ended = asyncio.Event()
@@ -336,7 +336,12 @@ class _Crew(Generic[T]):
         while not self._arrivals and not self._all_ended.is_set():
             self._news.clear()
             await self._news.wait()
-        return self._arrivals.popleft() if self._arrivals else None
+        if not self._arrivals:
+            return None
+        key = self._arrivals.popleft()
+        if self._futures[key] is self.decisive:
+            return self.decisive
+        return self._futures.pop(key)  # its result is the taker's alone
 
     def verdict(self) -> T:
         """Return the decisive result or raise the decisive failure; what failed after it is told, too."""
@@ -411,16 +416,16 @@ class _Crew(Generic[T]):
 
     def _watch(self, aw: Awaitable[T], future: asyncio.Future[T]) -> None:
         self._futures[id(aw)] = future
-        self._running.add(future)
+        self._running[future] = id(aw)
         future.add_done_callback(self._ended)
 
     def _ended(self, future: asyncio.Future[T]) -> None:
-        self._running.discard(future)
+        key = self._running.pop(future)
         decides = self._decides(future)
         if self._halted:
             self._late.append(future)
         else:
-            self._arrivals.append(future)
+            self._arrivals.append(key)
             if decides:
                 self.decisive = future
                 self._halt()
@@ -479,10 +484,11 @@ def _close_behind(crew: _Crew[Any]) -> None:
 
 
 def _as_coroutine(aw: Awaitable[T]) -> Coroutine[Any, Any, T]:
-    async def wait() -> T:
-        return await aw
+    return cast("Coroutine[Any, Any, T]", aw) if isinstance(aw, Coroutine) else _wait_for(aw)
 
-    return cast("Coroutine[Any, Any, T]", aw) if isinstance(aw, Coroutine) else wait()
+
+async def _wait_for(aw: Awaitable[T]) -> T:
+    return await aw
 
 
 def _failed(future: asyncio.Future[Any]) -> bool:
@@ -514,17 +520,17 @@ def _add_notes(exc: BaseException, others: Iterable[tuple[str, BaseException]]) 
 def _checked(verb: str, aws: tuple[object, ...], limit: object) -> Limiter | None:
     """Return the limiter that `limit` means; close the coroutines in `aws` if there is anything wrong with them."""
     try:
-        for position, aw in enumerate(aws, 1):
-            _check_awaitable(f"{verb}() argument {position}", aw)
+        _check_awaitables(verb, aws)
         return _limiter(limit)
     except (TypeError, ValueError):
         _close(aws)
         raise
 
 
-def _check_awaitable(name: str, aw: object) -> None:
-    if not inspect.isawaitable(aw):
-        raise TypeError(f"{name} is not awaitable, but {_describe(aw)}")
+def _check_awaitables(verb: str, aws: tuple[object, ...]) -> None:
+    for position, aw in enumerate(aws, 1):
+        if not inspect.isawaitable(aw):
+            raise TypeError(f"{verb}() argument {position} is not awaitable, but {_describe(aw)}")
 
 
 def _limiter(limit: object) -> Limiter | None:

@@ -82,7 +82,10 @@ def _path_below(mount_root: str, path: str) -> str:
 def _group_quota(directory: str) -> float | None:
     limit = _read(directory, "cpu.max").split()
     if not limit:
-        limit = [*_read(directory, "cpu.cfs_quota_us").split(), *_read(directory, "cpu.cfs_period_us").split()]
+        limit = [
+            *_read(directory, "cpu.cfs_quota_us").split(),
+            *_read(directory, "cpu.cfs_period_us").split(),
+        ]
     if len(limit) != 2 or limit[0] in ("max", "-1"):
         return None
     return int(limit[0]) / int(limit[1])

@@ -86,8 +86,7 @@ async def fold(
     *initial: T,
 ) -> T:
     """Fold ``items`` on ``pool``, or on the loop if that is ``None`` (coroutine functions)."""
-    if not callable(function):
-        raise TypeError(f"the first argument must be callable, not {type(function).__name__}: pass the function itself")
+    _check_callable(function)
     state = Fold()
     for value in initial:
         state.add(value)
@@ -136,6 +135,11 @@ async def fold(
         raise TypeError("reduce() of an empty iterable with no initial value: pass initial=")
     result: T = state.nodes[0].value
     return result
+
+
+def _check_callable(function: object) -> None:
+    if not callable(function):
+        raise TypeError(f"the first argument must be callable, not {type(function).__name__}: pass the function itself")
 
 
 async def _fold_run(pool: Pool | None, function: Callable[[Any, Any], Any], values: list[Any]) -> Any:
@@ -187,6 +191,7 @@ async def reduce(
     """
     from asyncpar.runtime import default_pool
 
+    _check_callable(function)
     pool: Any = on
     if on is None:
         pool = None if is_async(function) else await default_pool("process")

@@ -56,8 +56,8 @@ class Lanes:
             wake()
 
     def _worth_a_lane(self) -> bool:
-        total = self.reader.total
-        return total is None or total > self.window.read + len(self.in_flight) - self.running
+        total = self.reader.total  # a hint: somebody has to find the end itself
+        return not self.in_flight or total is None or total > self.window.read + len(self.in_flight) - self.running
 
     def _maybe_complete(self) -> None:
         wake = getattr(self.reader, "room_again", None)

@@ -34,6 +34,10 @@ def identity(x: Any) -> Any:
     return x
 
 
+def apply(function: Any) -> Any:
+    return function()
+
+
 def pid(_: Any = None) -> int:
     return os.getpid()
 
@@ -320,6 +324,10 @@ def warns() -> None:
 
 
 def see_tenant(_: Any = None) -> str:
+    return tenant.get()
+
+
+async def see_tenant_async(_: Any = None) -> str:
     return tenant.get()
 
 

@@ -809,6 +809,18 @@ async def test_closing_drops_what_nobody_has_taken():
     assert [x async for x in results] == []
 
 
+async def test_as_completed_keeps_no_result_that_was_taken():
+    """So that many large ones need not fit into memory together."""
+
+    async def big():
+        return Big()
+
+    async with as_completed(big(), Sleeper().sleep()) as results:
+        taken = weakref.ref(await anext(results))
+        await passes()
+        assert taken() is None
+
+
 async def test_breaking_out_of_a_bare_loop_leaks_nothing():
     """What runs is cancelled soon, although nobody waits for it."""
     sleepers = [Sleeper() for _ in range(4)]
@@ -875,6 +887,19 @@ async def test_closing_ends_the_wait_of_another_consumer():
     await passes()
     await gather(results.aclose(), results.aclose())
     assert await consumer == []
+
+
+async def test_what_has_come_is_not_taken_once_closing_has_begun():
+    """A failure is then heard of, and not raised to whoever still iterates."""
+    results = as_completed(boom(after=2), Sleeper(cleanup=20).sleep())
+    async with results:
+        await passes()
+        with overheard() as heard:
+            closing = asyncio.create_task(results.aclose())
+            await asyncio.sleep(0)
+            assert [x async for x in results] == []
+            await closing
+    assert [str(context["exception"]) for context in heard] == ["boom"]
 
 
 async def test_as_completed_is_checked_at_the_call():

@@ -104,5 +104,7 @@ def test_affinity_is_respected() -> None:
     """A process pinned to one core may use one."""
     code = "import os; from asyncpar.cpus import usable_cpus; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); print(usable_cpus())"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "1"

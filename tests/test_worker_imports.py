@@ -9,13 +9,14 @@ import pytest
 
 HEAVY = {
     "anyio", "asyncio", "concurrent", "ctypes", "dataclasses", "email", "importlib.metadata", "inspect", "json", "logging",
-    "multiprocessing", "numpy", "pathlib", "re", "runpy", "tempfile", "typing_extensions", "unittest", "uvloop",
+    "multiprocessing", "numpy", "pathlib", "runpy", "tempfile", "typing_extensions", "unittest", "uvloop",
 }  # fmt: skip
-"""What takes more than a moment to import; ``re`` because so much begins with it."""
+"""What takes more than a moment to import, or has no business there."""
 
 ALLOWED = {
     "asyncpar", "asyncpar.chunks", "asyncpar.errors", "asyncpar.process", "asyncpar.process.arena",
     "asyncpar.process.layout", "asyncpar.process.transit", "asyncpar.process.worker", "asyncpar.process.zygote",
+    "asyncpar.residence",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, ParamSpec
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from asyncpar.cli.failure import Failure
+from asyncpar.cli.errors import CommandError
 
 P = ParamSpec("P")
 PositiveInt = Annotated[int, Parameter(validator=Number(gte=1))]
@@ -34,15 +34,15 @@ app = App(
 
 
 def _exit_codes(command: Callable[P, int]) -> Callable[P, int]:
-    """Make a failure one line on stderr, and Ctrl-C the exit code 130 that shells know."""
+    """Make an error one line on stderr, and Ctrl-C the exit code 130 that shells know."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
             return command(*args, **kwargs)
-        except Failure as failure:
-            print(f"asyncpar: {failure}", file=sys.stderr)
-            return failure.exit_code
+        except CommandError as error:
+            print(f"asyncpar: {error}", file=sys.stderr)
+            return error.exit_code
         except KeyboardInterrupt:
             return 130
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from asyncpar.cli.failure import Failure
+from asyncpar.cli.errors import CommandError
 from asyncpar.errors import PoolNotFoundError
 from asyncpar.runtime import find_pool
 
 
 def check_pool(name: str) -> None:
-    """Raise Failure unless `asyncpar.open_pool(name)` finds its pool and what that needs is installed."""
+    """Raise CommandError unless `asyncpar.open_pool(name)` finds its pool and what that needs is installed."""
     try:
         find_pool(name)
     except PoolNotFoundError as error:
-        raise Failure(f"{error}. See: asyncpar doctor", exit_code=2) from error
+        raise CommandError(f"{error}. See: asyncpar doctor", exit_code=2) from error
     except ImportError as error:
-        raise Failure(f"the pool {name!r} cannot be loaded: {error}. See: asyncpar doctor") from error
+        raise CommandError(f"the pool {name!r} cannot be loaded: {error}. See: asyncpar doctor") from error

@@ -6,9 +6,10 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
-from asyncpar.cli.failure import Failure
+from asyncpar.cli.errors import CommandError
 from asyncpar.cli.pools import check_pool
 
 
@@ -16,21 +17,21 @@ def run_script(script: str, arguments: Sequence[str], pool: str | None) -> int:
     """Run the file as `__main__`; return the exit code.
 
     Raises:
-        Failure: There is no such script or pool.
+        CommandError: There is no such script or pool.
         SystemExit: From the script.
         KeyboardInterrupt: From the script.
     """
     if pool is not None:
         check_pool(pool)
         os.environ["ASYNCPAR_POOL"] = pool
-    if not os.path.isfile(script):
-        raise Failure(f"there is no script {script!r}", exit_code=2)
+    if not Path(script).is_file():
+        raise CommandError(f"there is no script {script!r}", exit_code=2)
     # Absolute, as in `python SCRIPT`: workers import the script again, from wherever they are.
-    path = os.path.abspath(script)
+    path = Path(script).absolute()
     sys.argv = [script, *arguments]
     if not sys.flags.safe_path:
-        sys.path[0] = os.path.dirname(path)
-    return _run_main(path)
+        sys.path[0] = str(path.resolve().parent)
+    return _run_main(str(path))
 
 
 def _run_main(path: str) -> int:

@@ -62,6 +62,8 @@ from asyncpar.process.worker import SCALARS
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from asyncpar.results import Results
+
 DEPTH = 2
 """Chunks in a worker: one runs, one waits, so that it never idles while its answer travels."""
 RECEIVE = 1 << 18
@@ -70,6 +72,7 @@ SPIN_SECONDS = 50e-6
 """How long worker and loop poll before they sleep, where a core is to spare: about what waking one costs."""
 HOT_SECONDS = 200e-6
 START_TRIES = 5
+FEW = 64
 log = logging.getLogger("asyncpar")
 
 
@@ -277,6 +280,8 @@ class ProcessPool(Pool):
         if isinstance(preload, str):
             raise TypeError(f"preload= takes a sequence of module names: preload=({preload!r},)")
         super().__init__(workers)
+        # Workers know the user's script by this name, and so what they send back from it.
+        sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
         self.grace, self.max_calls, self.threads = grace, max_calls, threads_per_worker
         self.memory_limit = memory_limit
         self.dump = by_value() if functions == "by_value" else pickle.dumps
@@ -304,6 +309,7 @@ class ProcessPool(Pool):
         self.hot_until = 0.0
         self.hot = False
         self.thread: ThreadPoolExecutor | None = None
+        self.pickling: set[asyncio.Task[None]] = set()
 
     # -- opening and closing
 
@@ -351,6 +357,8 @@ class ProcessPool(Pool):
         for place in everyone:
             if not place.gone:
                 place.died(-signal.SIGKILL, 0)
+        if self.pickling:
+            await asyncio.wait(self.pickling)
         if self.thread is not None:
             self.thread.shutdown(wait=False)
             while any(thread.is_alive() for thread in self.thread._threads):  # without blocking the loop
@@ -456,13 +464,20 @@ class ProcessPool(Pool):
                 call.payload = pickle.dumps(args, 5)
                 return None
         if self.context:
-            values = [(where, variable.get()) for variable, where in self.context if _is_set(variable)]
-            call.args, call.kwargs = (values, call.function.call, args, kwargs), {}
-            call.function = self._function(transit.in_context)
+            call.args, call.kwargs = (self._context_values(), args, kwargs), {}
+            call.function = self._function(transit.InContext(call.function.call))
         if heavy((call.args, call.kwargs)):
             return self._prepare_slowly(call)
         self._pack_call(call, self._pack)
         return None
+
+    def _context_values(self) -> list[tuple[tuple[str, str], Any]]:
+        return [(where, variable.get()) for variable, where in self.context if _is_set(variable)]
+
+    def map(self, function: Callable[..., Any], /, *iterables: Any, **options: Any) -> Results[Any]:
+        if self.context and callable(function):  # as they are now
+            function = transit.InContext(function, self._context_values())
+        return super().map(function, *iterables, **options)
 
     async def _prepare_slowly(self, call: Call) -> None:
         await self._in_thread(self._pack_call, call, self._pack_slowly)
@@ -547,9 +562,40 @@ class ProcessPool(Pool):
     def _send(self, place: Place, chunk: Chunk) -> None:
         if self.freed:
             self._give_back()
-        frames = self._calls_frame(place, chunk) if chunk.singles else self._map_frame(place, chunk)
-        if not frames:
-            return  # it could not be pickled, and has its outcome
+        if chunk.singles:
+            self._dispatch(place, chunk, self._calls_frame(place, chunk))
+        elif heavy(chunk.items[0]) or (len(chunk.items) <= FEW and heavy(chunk.items)):
+            task = self.loop.create_task(self._send_slowly(place, chunk), name="asyncpar: pickle a large chunk")
+            self.pickling.add(task)
+            task.add_done_callback(self.pickling.discard)
+        else:
+            try:
+                packed = self._pack(chunk.items)
+            except Exception as error:
+                self._unpicklable(chunk, error)
+            else:
+                self._dispatch(place, chunk, self._map_frame(place, chunk, *packed))
+
+    async def _send_slowly(self, place: Place, chunk: Chunk) -> None:
+        """Pickle a large chunk in the thread, then send it, unless its worker has died or nobody wants it any more."""
+        try:
+            blob, refs, shared = await self._in_thread(self._pack_slowly, chunk.items)
+        except Exception as error:
+            self._unpicklable(chunk, error)
+            return
+        if not place.gone and not chunk.stops and chunk in self._running:
+            self._dispatch(place, chunk, self._map_frame(place, chunk, blob, refs, shared))
+            return
+        for at in refs[::2]:
+            self.nursery.arena.free(at)
+        self.vacate(chunk)
+        if chunk.stops:
+            chunk.stopped(len(chunk.items) - chunk.done)
+        else:
+            chunk.requeue()
+        self.pump()
+
+    def _dispatch(self, place: Place, chunk: Chunk, frames: bytes) -> None:
         place.link.sent(chunk)
         place.calls += len(chunk.items)
         place.write(frames)
@@ -589,12 +635,7 @@ class ProcessPool(Pool):
         body = struct.pack(f"<{2 * count}I", *head) + b"".join(parts)
         return frames + HEADER.pack(len(body), CALLS, 0, count, 0) + body
 
-    def _map_frame(self, place: Place, chunk: Chunk) -> bytes:
-        try:
-            blob, refs, shared = self._pack(chunk.items)
-        except Exception as error:
-            self._unpicklable(chunk, error)
-            return b""
+    def _map_frame(self, place: Place, chunk: Chunk, blob: bytes, refs: list[int], shared: list[Any]) -> bytes:
         chunk.slabs = refs[::2]
         weight = len(blob) + sum(refs[1::2])
         chunk.source.window.grow(chunk.block, weight)  # type: ignore[attr-defined]

@@ -254,6 +254,11 @@ def import_main(module: types.ModuleType, how: str, where: str) -> None:
     sys.modules["__mp_main__"] = module
 
 
+def adapted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as it is called here; a worker puts its own look-up here, for coroutine functions."""
+    return function
+
+
 class InContext:
     """Calls a function with context variables set, given as ``((module, name), value)``.
 
@@ -278,8 +283,6 @@ class InContext:
 
         for (module, name), value in values:
             getattr(importlib.import_module(module), name).set(value)
-        from asyncpar.process.worker import adapted
-
         return adapted(self.function)(*args, **kwargs)
 
     def __eq__(self, other: object) -> bool:

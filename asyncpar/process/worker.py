@@ -549,6 +549,7 @@ def start(read_fd: int, write_fd: int, arena: Arena, slot: int, settings: dict[s
     arena.own(slot, settings["live"])
     worker = Worker(read_fd, write_fd, arena, slot, settings["spin"])
     residence.find_constant = worker.constant
+    transit.adapted = worker.adapted
     worker.released.clear()
     signal.signal(signal.SIGINT, worker.on_signal)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -150,7 +150,9 @@ def _bootstrap(code: str) -> str:
 
 def main(control_fd: int) -> NoReturn:
     """Be the zygote: read settings from the control socket, preload, serve."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the user's process's to handle
+    # Sent to the whole group they are the user's process's to handle; the end of the socket tells when to go.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     control = socket.socket(fileno=control_fd)
     (size,) = LENGTH.unpack(_receive_exactly(control, LENGTH.size))

@@ -24,7 +24,9 @@ def examine() -> Iterator[Check]:
 
 
 def _python() -> str:
-    return f"{platform.python_implementation()} {platform.python_version()} on {platform.platform(terse=True)}"
+    return (
+        f"{platform.python_implementation()} {platform.python_version()} on {platform.platform(terse=True)}"
+    )
 
 
 def _cores() -> str:

@@ -39,7 +39,9 @@ def _gpu() -> Check:
     works, detail = _run("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     if not works:
         return Check("hardware", "GPU", "failed", detail)
-    return Check("hardware", "GPU", "missing", f"{detail}, but CuPy is not installed", "pip install cupy-cuda12x")
+    return Check(
+        "hardware", "GPU", "missing", f"{detail}, but CuPy is not installed", "pip install cupy-cuda12x"
+    )
 
 
 def _mpi() -> Check:

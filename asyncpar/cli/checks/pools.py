@@ -33,7 +33,7 @@ def _examine(name: str) -> Check:
         return Check(group, f"pool {name}", "ok", run(_try_pool, name))
     except ImportError as error:
         return Check(group, f"pool {name}", "missing", describe(error), _advice(name))
-    except Exception as error:  # noqa: BLE001 - a pool may fail in any way, and this is what is to be shown
+    except Exception as error:  # a pool may fail in any way, and this is what is to be shown
         # A pool of another package may just lack what it needs: a cluster, an account, the name behind its colon.
         status: Status = "failed" if group == "core" else "missing"
         return Check(group, f"pool {name}", status, describe(error))

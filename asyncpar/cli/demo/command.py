@@ -13,7 +13,7 @@ from rich.table import Table
 
 from asyncpar.cli.demo.counting import Counts
 from asyncpar.cli.demo.sources import find_sources
-from asyncpar.cli.failure import Failure
+from asyncpar.cli.errors import CommandError
 from asyncpar.cli.pools import check_pool
 from asyncpar.errors import AsyncparError
 from asyncpar.runtime import run
@@ -35,19 +35,23 @@ def show_demo(pool: str | None, *, limit: int, files: int | None, latency: float
         latency: Seconds by which the server holds back each page.
 
     Raises:
-        Failure: Something is missing, or the pool does not work.
+        CommandError: Something is missing, or the pool does not work.
     """
     pool = pool or os.environ.get("ASYNCPAR_POOL") or "process"
     check_pool(pool)
     if importlib.util.find_spec("aiohttp") is None:
-        raise Failure('the demo needs aiohttp: pip install "asyncpar[web]"')
+        raise CommandError('the demo needs aiohttp: pip install "asyncpar[web]"')
     names = list(islice(find_sources(), files))
     if not names:
-        raise Failure("this Python comes without the sources of its standard library, which the demo reads")
+        raise CommandError(
+            "this Python comes without the sources of its standard library, which the demo reads"
+        )
     console = Console()
     console.print(_introduction(len(names), pool, latency))
     report = _measure(names, pool, limit, latency)
-    console.print("", _counts_table(report.counts), _times_table(report, pool), "\n".join(_remarks(report)), sep="\n")
+    console.print(
+        "", _counts_table(report.counts), _times_table(report, pool), "\n".join(_remarks(report)), sep="\n"
+    )
     return 0
 
 
@@ -57,7 +61,7 @@ def _measure(names: list[str], pool: str, limit: int, latency: float) -> Report:
     try:
         return run(measure, names, pool=pool, limit=limit, latency=latency)
     except AsyncparError as error:
-        raise Failure(f"the pool {pool!r} failed: {error}") from error
+        raise CommandError(f"the pool {pool!r} failed: {error}") from error
 
 
 def _introduction(files: int, pool: str, latency: float) -> str:

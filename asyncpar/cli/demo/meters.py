@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -29,16 +29,16 @@ class Meter:
 
 
 @asynccontextmanager
-async def measured() -> AsyncIterator[Meter]:
+async def measured() -> AsyncGenerator[Meter]:
     """Measure the block; read the result after it."""
     meter = Meter()
     ticker = asyncio.create_task(_tick(meter))
+    await asyncio.sleep(0)  # the ticker starts now, and sees a block that never awaits
     started = time.perf_counter()
     try:
         yield meter
     finally:
         meter.seconds = time.perf_counter() - started
-        await asyncio.sleep(0)  # a ticker that is due now says how late it is
         ticker.cancel()
         with suppress(asyncio.CancelledError):
             await ticker
@@ -49,7 +49,7 @@ async def _tick(meter: Meter) -> None:
         due = time.perf_counter() + TICK
         try:
             await asyncio.sleep(TICK)
-        finally:
+        finally:  # when the block ends, too
             meter.lag = max(meter.lag, time.perf_counter() - due)
 
 

@@ -6,11 +6,11 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from asyncpar.cli.failure import Failure
+from asyncpar.cli.errors import CommandError
 
 
 class Server(NamedTuple):
@@ -21,11 +21,11 @@ class Server(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(latency: float) -> AsyncIterator[Server]:
+async def serving(latency: float) -> AsyncGenerator[Server]:
     """Serve the demo's input for the time of the block.
 
     Raises:
-        Failure: The server did not start; its own words are on stderr.
+        CommandError: The server did not start; its own words are on stderr.
     """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "asyncpar.cli.demo.server", str(latency)),
@@ -38,7 +38,7 @@ async def serving(latency: float) -> AsyncIterator[Server]:
         assert process.stdout is not None
         port = await process.stdout.readline()
         if not port:
-            raise Failure("the server of the demo did not start")
+            raise CommandError("the server of the demo did not start")
         yield Server(f"http://127.0.0.1:{int(port)}/", process.pid)
     finally:
         if process.returncode is None:

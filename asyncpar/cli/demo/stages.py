@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from aiohttp import ClientSession, TCPConnector
 
@@ -19,7 +20,8 @@ T = TypeVar("T")
 Fetch = Callable[[str], Awaitable[bytes]]
 
 
-class Times(NamedTuple):
+@dataclass(frozen=True)
+class Times:
     """Seconds for the work one by one, by stage."""
 
     fetch: float
@@ -28,7 +30,8 @@ class Times(NamedTuple):
     all: float
 
 
-class Report(NamedTuple):
+@dataclass(frozen=True)
+class Report:
     """What the demo found and measured."""
 
     counts: Counts
@@ -72,7 +75,7 @@ async def measure(names: Sequence[str], *, pool: str | None, limit: int, latency
 async def pipeline(fetch: Fetch, names: Sequence[str], workers: asyncpar.Pool, limit: int) -> Counts:
     """The job as a user would write it: two maps, and a fold."""
     pages = asyncpar.map(fetch, names, limit=limit, ordered=False, progress="fetch")
-    counts = workers.map(count, pages, limit=limit, ordered=False, progress="count")
+    counts: asyncpar.Results[Counts] = workers.map(count, pages, limit=limit, ordered=False, progress="count")
     return await counts.reduce(merge)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Failure(Exception):
+class CommandError(Exception):
     """Ends the command with a line on stderr: no traceback, since nothing is wrong with the program.
 
     Args:

@@ -1,0 +1,160 @@
+"""`asyncpar.map` on the loop: coroutines, bounds, pipelines."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+
+import pytest
+
+import asyncpar
+from asyncpar.testing.contract import Source, taken
+
+
+async def double(x):
+    await asyncio.sleep(0)
+    return 2 * x
+
+
+async def fail_on_three(x):
+    await asyncio.sleep(0)
+    if x == 3:
+        raise ValueError("no 3")
+    return x
+
+
+async def test_values_in_order():
+    assert await asyncpar.map(double, range(500)) == [2 * i for i in range(500)]
+
+
+async def test_several_iterables():
+    async def add(a, b):
+        return a + b
+
+    assert await asyncpar.map(add, [1, 2, 3], Source().asynchronous()) == [1, 3, 5]
+
+
+async def test_nothing():
+    assert await asyncpar.map(double, []) == []
+
+
+async def test_calls_run_at_the_same_time():
+    began = time.monotonic()
+    await asyncpar.map(asyncio.sleep, [0.05] * 50)
+    assert time.monotonic() - began < 0.5
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+async def test_no_more_calls_than_the_limit(limit):
+    most = now = 0
+
+    async def work(_):
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.001)
+        now -= 1
+
+    await asyncpar.map(work, range(30), limit=limit)
+    assert most == limit
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("limit", [1, 5])
+async def test_the_source_is_never_read_further_ahead(kind, ordered, limit):
+    source, got = Source(200), 0
+    async with asyncpar.map(double, source.open(kind), limit=limit, ordered=ordered) as results:
+        async for _ in results:
+            assert source.read - got <= limit
+            got += 1
+            if got % 20 == 0:
+                await asyncio.sleep(0.002)
+                assert source.read - got <= limit
+    assert got == 200
+    assert source.closed
+
+
+async def test_unordered_results_come_as_calls_finish():
+    async def nap(x):
+        await asyncio.sleep(x)
+        return x
+
+    assert [x async for x in asyncpar.map(nap, [0.1, 0.0, 0.05], ordered=False)] == [0.0, 0.05, 0.1]
+
+
+async def test_leaving_early_cancels_and_waits():
+    ended = []
+
+    async def wait(x):
+        try:
+            await asyncio.sleep(0 if x == 0 else 30)
+        finally:
+            ended.append(x)
+
+    async with asyncpar.map(wait, range(5)) as results:
+        await anext(results)
+    assert sorted(ended) == [0, 1, 2, 3, 4]
+
+
+async def test_an_error_comes_after_the_results_before_it():
+    source, got = Source(), []
+    with pytest.raises(ValueError, match="no 3"):
+        async for x in asyncpar.map(fail_on_three, source.asynchronous(), limit=4):
+            got.append(x)
+    assert got == [0, 1, 2]
+    assert source.closed
+
+
+async def test_return_exceptions():
+    got = await asyncpar.map(fail_on_three, range(5), return_exceptions=True)
+    assert [type(x) for x in got] == [int, int, int, ValueError, int]
+
+
+async def test_a_timeout_fails_its_call():
+    got = await asyncpar.map(asyncio.sleep, [0, 5], timeout=0.05, return_exceptions=True)
+    assert isinstance(got[1], asyncpar.CallTimeoutError)
+
+
+async def test_retries():
+    tries = itertools.count(1)
+
+    async def flaky(_):
+        if next(tries) < 3:
+            raise ConnectionError
+        return "done"
+
+    results = asyncpar.map(flaky, [1], retries=3, retry_on=ConnectionError)
+    assert await results == ["done"]
+    assert results.statistics().retried == 2
+
+
+async def test_a_chain_of_maps_is_held_back():
+    source = Source()
+    last = asyncpar.map(double, asyncpar.map(double, source.asynchronous(), limit=4), limit=3)
+    async with last:
+        assert await taken(last, 5) == [0, 4, 8, 12, 16]
+        await asyncio.sleep(0.02)
+        assert source.read <= 5 + 3 + 4
+    assert source.closed
+
+
+async def test_on_a_default_pool_by_name():
+    async with asyncpar.open_runtime():
+        assert await asyncpar.map(str, range(3), on="inline") == ["0", "1", "2"]
+
+
+async def test_without_a_runtime_it_says_what_to_do():
+    with pytest.raises(RuntimeError, match="asyncpar.run"):
+        await asyncpar.map(str, range(3))
+
+
+@pytest.mark.may_block  # looking for a pool that nobody has reads the metadata of what is installed
+async def test_bad_input_is_told_at_the_call():
+    with pytest.raises(asyncpar.PoolNotFoundError, match="no pool named 'nowhere'"):
+        asyncpar.map(str, [1], on="nowhere")
+    with pytest.raises(TypeError, match="on= must be a pool or the name of one, not int"):
+        asyncpar.map(str, [1], on=3)
+    with pytest.raises(asyncpar.UnsupportedError, match="limit_bytes= needs a pool that serialises"):
+        asyncpar.map(double, [1], limit_bytes=10)

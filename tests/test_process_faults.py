@@ -1,0 +1,243 @@
+"""The process pool when things die, hang, are cancelled or grow too large."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+
+import psutil
+import pytest
+
+from asyncpar import BrokenPoolError, CallTimeoutError, MemoryLimitError, ProcessPool, WorkerLostError
+from tests import process_functions as far
+
+
+async def read_when(path, n: int) -> list[str]:
+    """The lines of a file, once there are ``n``."""
+    give_up = time.monotonic() + 10
+    while time.monotonic() < give_up:
+        if os.access(path, os.R_OK):
+            with open(path) as file:
+                lines = file.read().splitlines()
+            if len(lines) >= n:
+                return lines
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"{path} has not got {n} lines")
+
+
+# Deaths
+
+
+@pytest.mark.parametrize(
+    ("how", "number", "code", "words"),
+    [
+        ("exit", None, 7, "exited with code 7 while"),
+        ("sys.exit", None, 3, "exited with code 3 while"),
+        ("segfault", signal.SIGSEGV, None, "was killed by SIGSEGV while"),
+        ("SIGKILL", signal.SIGKILL, None, "was killed by SIGKILL while"),
+        ("SIGTERM", signal.SIGTERM, None, "was killed by SIGTERM while"),
+        ("SIGABRT", signal.SIGABRT, None, "was killed by SIGABRT while"),
+    ],
+)
+async def test_a_lost_worker_is_named(how, number, code, words, capfd):
+    async with ProcessPool(2) as pool:
+        pids = {await pool.run(far.pid) for _ in range(10)} | set(pool.pids)
+        with pytest.raises(WorkerLostError) as caught:
+            await pool.run(far.die, how)
+        error = caught.value
+        assert (error.signal, error.exitcode, error.function) == (number, code, "tests.process_functions.die")
+        assert error.pid in pids
+        assert str(error).startswith(f"worker {error.pid} {words} it ran tests.process_functions.die; ")
+        assert "run it again with retries= if that is safe" in str(error)
+        assert ("the machine ran out of memory" in str(error)) == (how == "SIGKILL")
+        assert ("native code crashed" in str(error)) == (how in ("segfault", "SIGABRT"))
+        assert await pool.map(far.double, range(100)) == [2 * x for x in range(100)]
+        assert error.pid not in pool.pids
+        assert pool.statistics().lost == 1
+
+
+@pytest.mark.parametrize("chunksize", [None, 500])
+async def test_exactly_the_running_call_is_lost(chunksize):
+    async with ProcessPool(2) as pool:
+        found = await pool.map(far.die_at_13, range(20_000), return_exceptions=True, chunksize=chunksize)
+        lost = [i for i, x in enumerate(found) if isinstance(x, WorkerLostError)]
+        assert lost == [13_000]
+        assert all(x == 2 * i for i, x in enumerate(found) if i != 13_000)
+
+
+async def test_exactly_the_running_one_of_many_calls_is_lost():
+    async with ProcessPool(2) as pool:
+        await pool.run(far.die_at, 0, 1)
+        calls = [pool.run(far.die_at, x, 1300) for x in range(2000)]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert [i for i, x in enumerate(found) if x != 2 * i] == [1300]
+        assert isinstance(found[1300], WorkerLostError)
+
+
+async def test_workers_killed_at_random_through_20_000_calls():
+    async with ProcessPool(2) as pool:
+        kills = 0
+
+        async def kill() -> None:
+            nonlocal kills
+            while True:
+                await asyncio.sleep(0.05)
+                with contextlib.suppress(ProcessLookupError, IndexError):
+                    os.kill(random.choice(pool.pids), signal.SIGKILL)
+                    kills += 1
+
+        killer = asyncio.create_task(kill())
+        try:
+            found = await pool.map(far.counted, range(20_000), retries=50)
+        finally:
+            killer.cancel()
+        assert found == [x * x for x in range(20_000)]
+        assert kills >= 2
+        assert await pool.map(far.double, range(10)) == [2 * x for x in range(10)]
+
+
+async def test_workers_that_die_at_start_again_and_again_break_the_pool():
+    with pytest.raises(BrokenPoolError):
+        async with ProcessPool(2, initializer=far.exit_at_start) as pool:
+            await pool.run(far.double, 1)
+
+
+async def test_an_initializer_that_fails_breaks_the_pool_with_its_error():
+    async with ProcessPool(2, initializer=far.start_badly) as pool:
+        with pytest.raises(BrokenPoolError, match=r"^the initializer failed in a worker$") as caught:
+            await pool.run(far.double, 1)
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        with pytest.raises(BrokenPoolError):
+            await pool.map(far.double, range(10))
+
+
+async def test_the_pool_heals_from_the_death_of_its_zygote():
+    async with ProcessPool(2) as pool:
+        assert await pool.run(far.double, 1) == 2
+        task = asyncio.create_task(pool.run(far.nap, 30))
+        await asyncio.sleep(0.1)
+        os.kill(pool.nursery.process.pid, signal.SIGKILL)
+        with pytest.raises(WorkerLostError):
+            await task
+        assert await pool.map(far.double, range(1000)) == [2 * x for x in range(1000)]
+
+
+async def test_a_call_that_grows_too_large_fails_alone():
+    async with ProcessPool(2, memory_limit=100 << 20) as pool:
+        assert await pool.run(far.eat, 10) == 10 << 20
+        with pytest.raises(MemoryLimitError, match=r"bytes while it ran tests\.process_functions\.eat, over memory_limit=104,857,600"):
+            await pool.run(far.eat, 300)
+        assert await pool.run(far.double, 1) == 2
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_workers_are_replaced_after_max_calls(most):
+    async with ProcessPool(2, max_calls=most) as pool:
+        found = await asyncio.gather(*[pool.run(far.pid) for _ in range(30)])
+        found += await pool.map(far.pid, range(30))
+        assert max(found.count(pid) for pid in found) <= most
+        assert len(found) == 60
+
+
+# Cancelling
+
+
+@pytest.mark.parametrize("spinning", [False, True])
+async def test_a_cancelled_call_is_interrupted_and_cleans_up(tmp_path, spinning):
+    path = str(tmp_path / "log")
+    async with ProcessPool(1) as pool:
+        task = asyncio.create_task(pool.run(far.cleans_up, path, spinning))
+        (line,) = await read_when(path, 1)
+        begun = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert time.monotonic() - begun < 0.3
+        assert (await read_when(path, 2))[1] == "cleaned up"
+        assert f"started {await pool.run(far.pid)}" == line  # the worker lives on
+
+
+async def test_a_call_that_swallows_the_interrupt_is_killed_after_the_grace(tmp_path):
+    path = str(tmp_path / "log")
+    async with ProcessPool(1, grace=0.2) as pool:
+        task = asyncio.create_task(pool.run(far.swallows, path))
+        (line,) = await read_when(path, 1)
+        begun = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert 0.15 < time.monotonic() - begun < 0.6
+        assert f"started {await pool.run(far.pid)}" != line
+        assert pool.statistics().running == 0
+
+
+async def test_a_cancelled_async_function_is_cancelled_there(tmp_path):
+    path = str(tmp_path / "log")
+    async with ProcessPool(1) as pool:
+        task = asyncio.create_task(pool.run(far.tidy, path))
+        await read_when(path, 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await read_when(path, 2) == ["started", "cancelled"]
+        assert await pool.run(far.slowly, 1) == 2
+
+
+async def test_asyncio_timeout_stops_a_call():
+    async with ProcessPool(1) as pool:
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await pool.run(far.nap, 30)
+        assert await pool.run(far.double, 1) == 2
+        assert time.monotonic() - begun < 1
+
+
+async def test_a_cancelled_call_that_has_not_started_never_runs(tmp_path):
+    path = str(tmp_path / "log")
+    async with ProcessPool(1) as pool:
+        await pool.run(far.marks, path)  # its cost is known: the next ones may travel together
+        tasks = [asyncio.create_task(pool.run(far.marks, path, 0.2)) for _ in range(4)]
+        await read_when(path, 2)
+        for task in tasks[1:]:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert [task.cancelled() for task in tasks] == [False, True, True, True]
+        await asyncio.sleep(0.1)
+        assert len(await read_when(path, 2)) == 2
+
+
+async def test_calls_cancelled_at_every_moment():
+    async with ProcessPool(2) as pool:
+        for i in range(200):
+            task = asyncio.create_task(pool.run(far.spin, 0.0005))
+            await asyncio.sleep(random.uniform(0, 0.001))
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            if i % 20 == 0:
+                assert await pool.run(far.double, i) == 2 * i
+        assert await pool.map(far.double, range(1000)) == [2 * x for x in range(1000)]
+
+
+async def test_the_timeout_of_a_map_is_for_each_call():
+    async with ProcessPool(2) as pool:
+        found = await pool.map(far.late, [0.01, 5, 0.02, 0.03], timeout=0.2, return_exceptions=True)
+        assert [found[0], found[2], found[3]] == [0.01, 0.02, 0.03]
+        assert isinstance(found[1], CallTimeoutError)
+        assert str(found[1]) == "tests.process_functions.late ran longer than timeout=0.2 seconds"
+        with pytest.raises(CallTimeoutError):
+            await pool.map(far.late, [0.01, 5], timeout=0.2)
+        assert await pool.map(far.double, range(10)) == [2 * x for x in range(10)]
+
+
+async def test_a_stopped_worker_is_killed_when_the_call_has_timed_out():
+    async with ProcessPool(2, grace=0.2) as pool:
+        found = await pool.map(far.stop_itself, range(6), timeout=0.3, return_exceptions=True)
+        assert [x for x in found if not isinstance(x, Exception)] == [0, 1, 2, 4, 5]
+        assert isinstance(found[3], CallTimeoutError)
+        assert all(psutil.Process(pid).status() != psutil.STATUS_STOPPED for pid in pool.pids)
