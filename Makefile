@@ -14,7 +14,7 @@ others = $(eval others := $(foreach v,$(filter-out $(main),$(VERSIONS)),$(if $(s
 missing = $(filter-out $(main) $(others),$(VERSIONS))
 
 inputs := pyproject.toml requirements/constraints.txt scripts/make-venv
-sources = $(wildcard asyncpar adapters/asyncpar_* tests examples benchmarks)
+sources = $(wildcard asyncpar adapters/asyncpar_* tests/typing examples)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format bench integration clean python

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from asyncpar import residence
-from asyncpar.errors import PoolClosedError, WorkerLostError
 from asyncpar.chunks import is_async
+from asyncpar.errors import PoolClosedError, WorkerLostError
 
 if TYPE_CHECKING:
     from asyncpar.pool import Pool
@@ -27,7 +27,9 @@ class Actor(Generic[A]):
     every later one raise ``WorkerLostError``: its state is gone. Leaving the block ends the worker.
     """
 
-    def __init__(self, pool: Pool, cls: Callable[..., A], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, pool: Pool, cls: Callable[..., A], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         if not callable(cls):
             raise TypeError(f"actor() takes a class and its arguments, not {type(cls).__name__}")
         self._made = (cls, args, kwargs)
@@ -62,14 +64,18 @@ class Actor(Generic[A]):
         self, method: Callable[Concatenate[A, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T: ...
     @overload
-    async def run(self, method: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def run(
+        self, method: Callable[Concatenate[A, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
     async def run(self, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run ``method(object, *args, **kwargs)`` where the object lives: ``await model.run(Model.predict, x)``.
 
         :raises WorkerLostError: the actor's worker died, now or before
         """
         if self._pool is None:
-            raise PoolClosedError("this actor has not started: use it inside 'async with pool.actor(...) as actor:'")
+            raise PoolClosedError(
+                "this actor has not started: use it inside 'async with pool.actor(...) as actor:'"
+            )
         if self._lost is not None:
             raise self._lost
         there = residence.call_async if is_async(method) else residence.call
@@ -87,7 +93,12 @@ class Stream(AsyncIterator[T], Generic[T]):
     """
 
     def __init__(
-        self, pool: Pool, function: Callable[..., Iterable[T]], args: tuple[Any, ...], kwargs: dict[str, Any], limit: int
+        self,
+        pool: Pool,
+        function: Callable[..., Iterable[T]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        limit: int,
     ) -> None:
         if not callable(function):
             raise TypeError(f"stream() takes a generator function, not {type(function).__name__}")
@@ -135,7 +146,12 @@ class Stream(AsyncIterator[T], Generic[T]):
     def _ahead(self) -> None:
         """Have the next items made, if there is room for half the limit."""
         room = self._limit - len(self._items)
-        if self._next is None and not self._ended and self._pool is not None and room >= (self._limit + 1) // 2:
+        if (
+            self._next is None
+            and not self._ended
+            and self._pool is not None
+            and room >= (self._limit + 1) // 2
+        ):
             self._next = asyncio.get_running_loop().create_task(self._pool.run(residence.advance, room))
 
     async def _more(self) -> None:

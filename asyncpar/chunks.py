@@ -51,7 +51,7 @@ def is_async(function: Any) -> bool:
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
     if code is None and not isinstance(function, type):
-        code = getattr(getattr(type(function), "__call__", None), "__code__", None)
+        code = getattr(getattr(type(function), "__call__", None), "__code__", None)  # noqa: B004
     return bool(code is not None and code.co_flags & CO_COROUTINE)
 
 
@@ -63,6 +63,7 @@ class Source(Protocol):
 
     def waiting(self) -> bool:
         """Whether something may be left to take."""
+        ...
 
     def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
         """Outcomes of the calls from ``first`` on, in order."""

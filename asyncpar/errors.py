@@ -75,7 +75,9 @@ class WorkerLostError(AsyncparError):
         return _rebuild, (type(self), self.args, self.__dict__)
 
     @classmethod
-    def from_status(cls, pid: int, signal: int | None, exitcode: int | None, function: str) -> WorkerLostError:
+    def from_status(
+        cls, pid: int, signal: int | None, exitcode: int | None, function: str
+    ) -> WorkerLostError:
         """The error for a worker process that ended so while it ran ``function``."""
         end = f"was killed by {signal_name(signal)}" if signal else f"exited with code {exitcode}"
         return cls(
@@ -92,6 +94,13 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, A
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+def foreign(error: BaseException) -> RuntimeError:
+    """KeyboardInterrupt and the like must not travel as themselves: they would stop the loop."""
+    made = RuntimeError(f"the call raised {type(error).__name__}: {error}")
+    made.__cause__ = error
+    return made
 
 
 def signal_name(number: int) -> str:

@@ -98,7 +98,11 @@ class Feed:
         """Whether every item of the source has its outcome."""
         reader = self.reader
         return (
-            reader.exhausted and not reader.ready() and not self.in_flight and not self.again and not self.delayed
+            reader.exhausted
+            and not reader.ready()
+            and not self.in_flight
+            and not self.again
+            and not self.delayed
         )
 
     # -- as a source of chunks
@@ -156,6 +160,9 @@ class Feed:
     def _granted(self, n: int) -> int:
         """How many of ``n`` calls limiter and rate allow now; a timer or callback brings us back."""
         limiter, rate = self.options.limiter, self.options.rate
+        if n > 0 and rate is not None and (delay := rate.delay()) > 0:
+            self._come_back(delay)
+            return 0
         if n > 0 and limiter is not None:
             n = min(n, limiter.total)
             while n and not limiter.acquire_nowait(n):

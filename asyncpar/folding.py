@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -81,7 +81,7 @@ class Fold:
 
 async def fold(
     pool: Pool | None,
-    function: Callable[[T, T], T],
+    function: Callable[[T, T], T] | Callable[[T, T], Awaitable[T]],
     items: Iterable[T] | AsyncIterable[T],
     *initial: T,
 ) -> T:
@@ -139,12 +139,16 @@ async def fold(
 
 def _check_callable(function: object) -> None:
     if not callable(function):
-        raise TypeError(f"the first argument must be callable, not {type(function).__name__}: pass the function itself")
+        raise TypeError(
+            f"the first argument must be callable, not {type(function).__name__}: pass the function itself"
+        )
 
 
 async def _fold_run(pool: Pool | None, function: Callable[[Any, Any], Any], values: list[Any]) -> Any:
     if is_async(function):
-        return await (_fold_async(function, values) if pool is None else pool.run(_fold_async, function, values))
+        return await (
+            _fold_async(function, values) if pool is None else pool.run(_fold_async, function, values)
+        )
     assert pool is not None
     return await pool.run(functools.reduce, function, values)
 
@@ -175,7 +179,7 @@ async def _each(items: Any) -> AsyncGenerator[Any, None]:
 
 
 async def reduce(
-    function: Callable[[T, T], T],
+    function: Callable[[T, T], T] | Callable[[T, T], Awaitable[T]],
     items: Iterable[T] | AsyncIterable[T],
     on: Pool | str | None = None,
     initial: T = _MISSING,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from asyncpar.chunks import Chunk
+from asyncpar.chunks import Chunk, is_async
+from asyncpar.errors import foreign
 from asyncpar.pool import Pool
-from asyncpar.process.transit import foreign, is_async
 from asyncpar.sharing import unwrap
 
 
@@ -29,7 +29,7 @@ class InlinePool(Pool):
         super().__init__(1)
         self.place = InlinePlace()
         self.task: asyncio.Task[None] | None = None
-        self.stopping = False
+        self.awaiting: int | None = None  # the async call that runs
 
     async def _open(self) -> None:
         """Nothing to get ready."""
@@ -60,6 +60,7 @@ class InlinePool(Pool):
         try:
             value = function(*args, **kwargs)
             if is_async(function):
+                self.awaiting = index
                 value = await value
         except asyncio.CancelledError as error:
             stopped = bool(chunk.stops) and index in (chunk.stops or {})
@@ -69,6 +70,7 @@ class InlinePool(Pool):
         except BaseException as error:
             return None, foreign(error)
         finally:
+            self.awaiting = None
             chunk.function.measured(self.loop.time() - began, 1)
         return value, None
 
@@ -76,8 +78,11 @@ class InlinePool(Pool):
         task = self.task
         if task is None or task is asyncio.current_task():
             return False
-        task.cancel()
-        return True
+        if self.awaiting is not None and first <= self.awaiting <= last:
+            task.cancel()
+        return (
+            True  # what has not started is skipped; cancelling now would end the task before its first step
+        )
 
     def _progress(self, chunk: Chunk) -> tuple[int, float] | None:
         return None
@@ -88,5 +93,3 @@ class InlinePool(Pool):
     async def _close(self) -> None:
         if self.task is not None:
             await asyncio.wait([self.task])
-
-

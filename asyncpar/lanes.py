@@ -19,7 +19,11 @@ class Lanes:
     """Runs a map on the loop (see ``results.Engine``)."""
 
     def __init__(
-        self, function: Callable[..., Awaitable[Any]], reader: Reader, options: Options, changed: Callable[[], None]
+        self,
+        function: Callable[..., Awaitable[Any]],
+        reader: Reader,
+        options: Options,
+        changed: Callable[[], None],
     ) -> None:
         self.function, self.reader, self.options, self.changed = function, reader, options, changed
         self.window = Window(options.limit, ordered=options.ordered, raising=not options.return_exceptions)
@@ -57,7 +61,11 @@ class Lanes:
 
     def _worth_a_lane(self) -> bool:
         total = self.reader.total  # a hint: somebody has to find the end itself
-        return not self.in_flight or total is None or total > self.window.read + len(self.in_flight) - self.running
+        return (
+            not self.in_flight
+            or total is None
+            or total > self.window.read + len(self.in_flight) - self.running
+        )
 
     def _maybe_complete(self) -> None:
         wake = getattr(self.reader, "room_again", None)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from asyncpar.chunks import name_of
+from asyncpar.chunks import is_async, name_of
 from asyncpar.errors import UnsupportedError, WorkerLostError
 from asyncpar.feed import Feed, Options
 from asyncpar.lanes import Lanes
 from asyncpar.limits import Limiter, RateLimiter
-from asyncpar.chunks import is_async
 from asyncpar.reading import open_reader
 from asyncpar.results import Engine, Results
 
@@ -95,7 +94,9 @@ def make_results(
 ) -> Results[Any]:
     """The ``Results`` of a map on a pool, on the default pool of that name, or (``None``) on the loop."""
     if not callable(function):
-        raise TypeError(f"the first argument must be callable, not {type(function).__name__}: pass the function itself")
+        raise TypeError(
+            f"the first argument must be callable, not {type(function).__name__}: pass the function itself"
+        )
     if not iterables:
         raise TypeError(f"map needs at least one iterable: map({name_of(function)}, items)")
     progress = keywords.pop("progress")
@@ -150,7 +151,9 @@ def check_options(
     default = COROUTINE_LIMIT if kind is None else kind.default_limit
     if limit_bytes is not None and (kind is None or kind.default_limit_bytes is None):
         place = "the loop" if kind is None else kind.__name__
-        raise UnsupportedError(f"limit_bytes= needs a pool that serialises; nothing is serialised on {place}: use limit=")
+        raise UnsupportedError(
+            f"limit_bytes= needs a pool that serialises; nothing is serialised on {place}: use limit="
+        )
     if limit is None and limit_bytes is None and kind is not None:
         limit_bytes = kind.default_limit_bytes
     bound = limiter.total if limiter else default if limit is None else limit
@@ -164,9 +167,20 @@ def check_options(
         if not (isinstance(cls, type) and issubclass(cls, BaseException)):
             raise TypeError(f"retry_on= takes exception classes, not {cls!r}")
     if rate is not None and not isinstance(rate, RateLimiter):
-        raise TypeError(f"rate= takes a RateLimiter, not {type(rate).__name__}: rate=RateLimiter(10, per=1.0)")
+        raise TypeError(
+            f"rate= takes a RateLimiter, not {type(rate).__name__}: rate=RateLimiter(10, per=1.0)"
+        )
     return Options(
-        int(bound), limiter, limit_bytes, ordered, timeout, retries, classes, return_exceptions, chunksize, rate  # type: ignore[arg-type]
+        cast("int", bound),
+        limiter,
+        limit_bytes,
+        ordered,
+        timeout,
+        retries,
+        classes,
+        return_exceptions,
+        chunksize,
+        rate,
     )
 
 

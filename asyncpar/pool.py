@@ -11,10 +11,10 @@ import asyncio
 import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from asyncpar.chunks import Cancelled, Chunk, Errors, Function
 from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError
@@ -56,7 +56,18 @@ class PoolStatistics:
 class Call(asyncio.Future[Any]):
     """One call made with ``run``. Cancelling it stops the work, then ends as cancelled, as a task does."""
 
-    __slots__ = ("args", "chunk", "function", "index", "kwargs", "lends", "mark", "payload", "pool", "stopping")
+    __slots__ = (
+        "args",
+        "chunk",
+        "function",
+        "index",
+        "kwargs",
+        "lends",
+        "mark",
+        "payload",
+        "pool",
+        "stopping",
+    )
 
     def __init__(self, pool: Pool, function: Function, args: Any, kwargs: Any) -> None:
         super().__init__(loop=pool.loop)
@@ -111,21 +122,23 @@ class CallQueue:
     def take(self, busy: bool) -> Chunk | None:
         calls = self.calls
         while calls and calls[0].done():
-            calls.popleft()
+            del calls[0]
         if not calls:
             return None
         cost = calls[0].function.seconds
         if busy and (cost is None or cost > LONG_SECONDS):
             return None
         budget = self.pool.chunk_seconds
-        most = 1 if cost is None else min(MOST_CALLS, self.pool.most_calls, -(-len(calls) // self.pool.workers))
+        most = (
+            1 if cost is None else min(MOST_CALLS, self.pool.most_calls, -(-len(calls) // self.pool.workers))
+        )
         taken: list[Call] = []
         while calls and len(taken) < most:
             call = calls[0]
             seconds = call.function.seconds
             if taken and (seconds is None or budget < seconds):
                 break
-            calls.popleft()
+            del calls[0]
             if call.done():
                 continue
             taken.append(call)
@@ -256,8 +269,12 @@ class Pool(ABC):
             results._pool_closed()
         for stream in list(self._streams):
             await stream.aclose()
-        error = PoolClosedError(f"the {type(self).__name__} was closed while this call was waiting or running")
-        for call in [c for chunk in self._running if chunk.singles for c in chunk.items] + list(self._queue.calls):
+        error = PoolClosedError(
+            f"the {type(self).__name__} was closed while this call was waiting or running"
+        )
+        for call in [c for chunk in self._running if chunk.singles for c in chunk.items] + list(
+            self._queue.calls
+        ):
             if not call.done():
                 call.set_exception(error)
                 call.exception()  # an awaiter gets it; without one there is nobody to tell
@@ -347,13 +364,16 @@ class Pool(ABC):
         )  # fmt: skip
 
     async def reduce(
-        self, function: Callable[[T, T], T], items: Iterable[T] | AsyncIterable[T], initial: T = _MISSING
+        self,
+        function: Callable[[T, T], T] | Callable[[T, T], Awaitable[T]],
+        items: Iterable[T] | AsyncIterable[T],
+        initial: T = _MISSING,
     ) -> T:
         """Fold ``items`` with an associative ``function``, pair by pair, on the workers, order kept."""
         from asyncpar.folding import fold
 
         self._check_open()
-        return cast(T, await fold(self, function, items, *([] if initial is _MISSING else [initial])))
+        return await fold(self, function, items, *([] if initial is _MISSING else [initial]))
 
     def actor(self, cls: Callable[P, A], /, *args: P.args, **kwargs: P.kwargs) -> Actor[A]:
         """An object that lives in a worker of its own: ``async with pool.actor(Model, path) as model``."""
@@ -390,7 +410,9 @@ class Pool(ABC):
         if known is not None:
             return known
         if not callable(call):
-            raise TypeError(f"the first argument must be callable, not {type(call).__name__}: pass the function itself")
+            raise TypeError(
+                f"the first argument must be callable, not {type(call).__name__}: pass the function itself"
+            )
         made = self._new_function(call)
         if key is not None:
             self._functions[key] = made
@@ -401,7 +423,7 @@ class Pool(ABC):
     def _new_function(self, call: Callable[..., Any]) -> Function:
         return Function(call)
 
-    def _forget(self, function: Function) -> None:
+    def _forget(self, function: Function) -> None:  # noqa: B027 (most pools keep nothing)
         """Nothing is kept for a function elsewhere."""
 
     def offer(self, source: Any) -> None:

@@ -30,7 +30,9 @@ class SyncReader:
         self.exhausted = False
         self.error: BaseException | None = None
         self._iterators = [iter(iterable) for iterable in iterables]
-        self._iterator: Iterator[Any] = zip(*self._iterators, strict=False) if self.star else self._iterators[0]
+        self._iterator: Iterator[Any] = (
+            zip(*self._iterators, strict=False) if self.star else self._iterators[0]
+        )
         self._seconds = 0.0  # for one item
 
     def start(self, on_items: Callable[[], None], room: Callable[[], int]) -> None:
@@ -95,7 +97,9 @@ class AsyncReader:
     def start(self, on_items: Callable[[], None], room: Callable[[], int]) -> None:
         """Begin to read; ``on_items`` is called when items came or the source ended."""
         self._on_items, self._room = on_items, room
-        self._task = asyncio.get_running_loop().create_task(self._read(), name="asyncpar: read the source of a map")
+        self._task = asyncio.get_running_loop().create_task(
+            self._read(), name="asyncpar: read the source of a map"
+        )
 
     def read(self, n: int) -> list[Any]:
         """Up to ``n`` of the items that are there."""

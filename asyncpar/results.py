@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from asyncpar.errors import PoolClosedError
-from asyncpar.process.transit import foreign
+from asyncpar.errors import PoolClosedError, foreign
 from asyncpar.window import Window
 
 T = TypeVar("T")
@@ -64,7 +63,12 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
     """
 
     def __init__(
-        self, begin: Callable[[Callable[[], None]], Awaitable[Engine]], limit: int, progress: Any, label: str, pool: list[Any]
+        self,
+        begin: Callable[[Callable[[], None]], Awaitable[Engine]],
+        limit: int,
+        progress: Any,
+        label: str,
+        pool: list[Any],
     ) -> None:
         self._begin = begin
         self._limit = limit
@@ -122,7 +126,9 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
 
     async def _changed(self, engine: Engine) -> None:
         if self._waiter is not None:
-            raise RuntimeError("this Results is being read by another task already; give each reader a map of its own")
+            raise RuntimeError(
+                "this Results is being read by another task already; give each reader a map of its own"
+            )
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -142,7 +148,9 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
         if self._closed:
             raise self._closed if isinstance(self._closed, BaseException) else StopAsyncIteration
         if self._opening:
-            raise RuntimeError("this Results is being read by another task already; give each reader a map of its own")
+            raise RuntimeError(
+                "this Results is being read by another task already; give each reader a map of its own"
+            )
         self._opening = True
         engine = await self._begin(_weak(self))
         self._loop = asyncio.get_running_loop()
@@ -227,7 +235,7 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
 
     # -- more
 
-    async def reduce(self, function: Callable[[T, T], T], *initial: T) -> T:
+    async def reduce(self, function: Callable[[T, T], T] | Callable[[T, T], Awaitable[T]], *initial: T) -> T:
         """Fold the results with an associative function, pair by pair, on the same workers, order kept.
 
         :raises TypeError: there are no results and no initial value

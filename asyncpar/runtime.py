@@ -108,7 +108,9 @@ def run(main: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P
     """
     if asyncio.iscoroutine(main):
         main.close()
-        raise TypeError("asyncpar.run takes the function itself, not a coroutine: asyncpar.run(main), not main()")
+        raise TypeError(
+            "asyncpar.run takes the function itself, not a coroutine: asyncpar.run(main), not main()"
+        )
     if not is_async(main):
         raise TypeError(f"asyncpar.run takes a coroutine function (async def), not {transit.describe(main)}")
     if transit.importing_main:

@@ -32,7 +32,9 @@ class Shared(Generic[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         shared = getattr(packing, "shared", None)
         if shared is None:
-            raise SerializationError("a Shared can be sent only to a pool of asyncpar, as an argument of a call")
+            raise SerializationError(
+                "a Shared can be sent only to a pool of asyncpar, as an argument of a call"
+            )
         shared.append(self)
         return residence.constant, (self.number,)
 
@@ -55,5 +57,3 @@ def unwrap(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if kwargs and any(type(a) is Shared for a in kwargs.values()):
         kwargs = {k: a.value if type(a) is Shared else a for k, a in kwargs.items()}
     return args, kwargs
-
-

@@ -10,9 +10,9 @@ import threading
 import time
 from typing import Any
 
-from asyncpar.chunks import Chunk, Errors
+from asyncpar.chunks import Chunk, Errors, is_async
+from asyncpar.errors import foreign
 from asyncpar.pool import Pool
-from asyncpar.process.transit import foreign, is_async
 from asyncpar.sharing import unwrap
 
 

@@ -275,6 +275,16 @@ def test_pools_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pools._examine("cloud") == Check("pools", "pool cloud", "missing", "ValueError: no account")
 
 
+def test_a_pool_of_ours_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of our own pools that does not even load has failed, and so has the core."""
+
+    def run(*_: object) -> str:
+        raise ImportError("no thread")
+
+    monkeypatch.setattr(pools, "run", run)
+    assert pools._examine("thread") == Check("core", "pool thread", "failed", "ImportError: no thread")
+
+
 def test_extras_are_read_from_the_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each package of each extra is looked up; an extra of extras is not repeated."""
     requirements = [

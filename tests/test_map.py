@@ -146,7 +146,7 @@ async def test_on_a_default_pool_by_name():
 
 
 async def test_without_a_runtime_it_says_what_to_do():
-    with pytest.raises(RuntimeError, match="asyncpar.run"):
+    with pytest.raises(RuntimeError, match=r"asyncpar\.run"):
         await asyncpar.map(str, range(3))
 
 

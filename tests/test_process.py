@@ -32,7 +32,9 @@ async def test_calls_and_maps_run_in_other_processes():
 
 async def test_many_calls_at_once():
     async with ProcessPool(2) as pool:
-        assert await asyncio.gather(*[pool.run(far.double, x) for x in range(2000)]) == [2 * x for x in range(2000)]
+        assert await asyncio.gather(*[pool.run(far.double, x) for x in range(2000)]) == [
+            2 * x for x in range(2000)
+        ]
         assert pool.statistics().completed == 2000
         assert pool.statistics().running == pool.statistics().queued == 0
 
@@ -71,7 +73,10 @@ async def test_preloaded_modules_are_there_and_others_are_not():
 
 
 async def test_preload_that_fails_breaks_the_pool_with_its_reason():
-    with pytest.raises(asyncpar.BrokenPoolError, match=r"preload='no_such_module_here' failed in the zygote: ModuleNotFoundError"):
+    with pytest.raises(
+        asyncpar.BrokenPoolError,
+        match=r"preload='no_such_module_here' failed in the zygote: ModuleNotFoundError",
+    ):
         async with ProcessPool(1, preload=["no_such_module_here"]) as pool:
             await pool.run(far.double, 1)
 
@@ -117,7 +122,9 @@ async def test_context_variables_that_were_not_named_are_not_visible():
 
 async def test_a_pool_inside_a_worker_is_refused():
     async with ProcessPool(1) as pool:
-        with pytest.raises(NestedPoolError, match=r"^a ProcessPool cannot be opened inside a worker: return the work to the"):
+        with pytest.raises(
+            NestedPoolError, match=r"^a ProcessPool cannot be opened inside a worker: return the work to the"
+        ):
             await pool.run(far.open_pool_inside)
 
 
@@ -158,7 +165,9 @@ async def test_an_argument_that_cannot_be_pickled_is_named():
             "no way; pass plain data, or functions='by_value' if it is a function"
         )
         assert isinstance(caught.value.__cause__, TypeError)
-        with pytest.raises(SerializationError, match=r"^argument z= of tests\.process_functions\.add cannot be pickled"):
+        with pytest.raises(
+            SerializationError, match=r"^argument z= of tests\.process_functions\.add cannot be pickled"
+        ):
             await pool.run(far.add, 1, z=far.Unpicklable())
         with pytest.raises(SerializationError, match=r"^argument 1\[1\]\['deep'\] of "):
             await pool.run(far.identity, [0, {"deep": far.Unpicklable()}])
@@ -174,7 +183,9 @@ async def test_an_item_that_cannot_be_pickled_fails_alone(chunksize):
         found = await pool.map(far.identity, items, return_exceptions=True, chunksize=chunksize)
         assert [x for x in found if not isinstance(x, Exception)] == [1, 2, 4, 5, 6, 7, 8]
         assert type(found[2]) is SerializationError
-        assert str(found[2]).startswith("argument 1 of tests.process_functions.identity cannot be pickled: <an unpick")
+        assert str(found[2]).startswith(
+            "argument 1 of tests.process_functions.identity cannot be pickled: <an unpick"
+        )
         with pytest.raises(SerializationError, match="argument 1 of"):
             await pool.map(far.identity, items, chunksize=chunksize)
         assert await pool.run(far.double, 4) == 8
@@ -209,7 +220,9 @@ async def test_a_result_that_cannot_be_pickled_is_named():
 
 async def test_a_result_that_cannot_be_unpickled_here_is_named():
     async with ProcessPool(1) as pool:
-        with pytest.raises(SerializationError, match="the result cannot be unpickled here: ValueError: it is poison there"):
+        with pytest.raises(
+            SerializationError, match="the result cannot be unpickled here: ValueError: it is poison there"
+        ):
             await pool.run(far.make_poison)
         assert await pool.run(far.double, 4) == 8
 
@@ -284,7 +297,10 @@ async def test_an_error_keeps_what_it_was_raised_from():
 
 async def test_an_error_that_cannot_be_pickled_is_named():
     async with ProcessPool(1) as pool:
-        with pytest.raises(SerializationError, match=r"^the call raised SecretiveError: cannot travel; that exception cannot be"):
+        with pytest.raises(
+            SerializationError,
+            match=r"^the call raised SecretiveError: cannot travel; that exception cannot be",
+        ):
             await pool.run(far.raise_secretive)
         assert await pool.run(far.double, 4) == 8
 
@@ -416,7 +432,8 @@ async def test_large_results_of_a_map_while_the_worker_talks_on(caplog):
     async with ProcessPool(2) as pool:
         array = np.ones(8 * MEGABYTE, np.uint8)
         found = await asyncio.gather(
-            *[pool.run(far.add_one, array) for _ in range(6)], *[pool.run(far.logs, str(i)) for i in range(20)]
+            *[pool.run(far.add_one, array) for _ in range(6)],
+            *[pool.run(far.logs, str(i)) for i in range(20)],
         )
         assert all((x == 2).all() for x in found[:6])
 
@@ -469,6 +486,7 @@ async def test_opening_and_closing_again_and_again_leaves_nothing():
             await pool.run(far.pid)
 
 
+@pytest.mark.may_block
 async def test_a_map_that_is_left_early_stops(tmp_path: Path):
     path = tmp_path / "ran"
     async with ProcessPool(2) as pool:

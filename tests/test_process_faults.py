@@ -126,10 +126,14 @@ async def test_the_pool_heals_from_the_death_of_its_zygote():
         assert await pool.map(far.double, range(1000)) == [2 * x for x in range(1000)]
 
 
+@pytest.mark.may_block
 async def test_a_call_that_grows_too_large_fails_alone():
     async with ProcessPool(2, memory_limit=100 << 20) as pool:
         assert await pool.run(far.eat, 10) == 10 << 20
-        with pytest.raises(MemoryLimitError, match=r"bytes while it ran tests\.process_functions\.eat, over memory_limit=104,857,600"):
+        with pytest.raises(
+            MemoryLimitError,
+            match=r"bytes while it ran tests\.process_functions\.eat, over memory_limit=104,857,600",
+        ):
             await pool.run(far.eat, 300)
         assert await pool.run(far.double, 1) == 2
 
@@ -147,6 +151,7 @@ async def test_workers_are_replaced_after_max_calls(most):
 
 
 @pytest.mark.parametrize("spinning", [False, True])
+@pytest.mark.may_block
 async def test_a_cancelled_call_is_interrupted_and_cleans_up(tmp_path, spinning):
     path = str(tmp_path / "log")
     async with ProcessPool(1) as pool:
@@ -161,6 +166,7 @@ async def test_a_cancelled_call_is_interrupted_and_cleans_up(tmp_path, spinning)
         assert f"started {await pool.run(far.pid)}" == line  # the worker lives on
 
 
+@pytest.mark.may_block
 async def test_a_call_that_swallows_the_interrupt_is_killed_after_the_grace(tmp_path):
     path = str(tmp_path / "log")
     async with ProcessPool(1, grace=0.2) as pool:
@@ -175,6 +181,7 @@ async def test_a_call_that_swallows_the_interrupt_is_killed_after_the_grace(tmp_
         assert pool.statistics().running == 0
 
 
+@pytest.mark.may_block
 async def test_a_cancelled_async_function_is_cancelled_there(tmp_path):
     path = str(tmp_path / "log")
     async with ProcessPool(1) as pool:
@@ -197,6 +204,7 @@ async def test_asyncio_timeout_stops_a_call():
         assert time.monotonic() - begun < 1
 
 
+@pytest.mark.may_block
 async def test_a_cancelled_call_that_has_not_started_never_runs(tmp_path):
     path = str(tmp_path / "log")
     async with ProcessPool(1) as pool:
@@ -235,6 +243,7 @@ async def test_the_timeout_of_a_map_is_for_each_call():
         assert await pool.map(far.double, range(10)) == [2 * x for x in range(10)]
 
 
+@pytest.mark.may_block
 async def test_a_stopped_worker_is_killed_when_the_call_has_timed_out():
     async with ProcessPool(2, grace=0.2) as pool:
         found = await pool.map(far.stop_itself, range(6), timeout=0.3, return_exceptions=True)

@@ -34,7 +34,7 @@ async def test_threads_start_when_they_are_needed():
     async with ThreadPool(8) as pool:
         assert len(pool.places) == 0
         await pool.run(int)
-        assert len(pool.places) == 1
+        assert 1 <= len(pool.places) <= 2
 
 
 async def test_no_more_threads_than_workers():
@@ -67,7 +67,12 @@ async def test_the_default_count_is_that_of_concurrent_futures():
 
 @pytest.mark.parametrize(
     ("workers", "error", "words"),
-    [(0, ValueError, "at least 1, not 0"), (-1, ValueError, "not -1"), (1.5, TypeError, "not float"), (True, TypeError, "bool")],
+    [
+        (0, ValueError, "at least 1, not 0"),
+        (-1, ValueError, "not -1"),
+        (1.5, TypeError, "not float"),
+        (True, TypeError, "bool"),
+    ],
 )
 def test_a_senseless_number_of_workers(workers, error, words):
     with pytest.raises(error, match=words):

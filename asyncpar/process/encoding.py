@@ -89,7 +89,10 @@ def explain(
         return _explain_function(value, error, by_value)
     if keywords:
         args, kwargs = value
-        path, culprit = _find([(f"argument {i + 1}", a) for i, a in enumerate(args)] + [(f"argument {k}=", a) for k, a in kwargs.items()])
+        path, culprit = _find(
+            [(f"argument {i + 1}", a) for i, a in enumerate(args)]
+            + [(f"argument {k}=", a) for k, a in kwargs.items()]
+        )
     elif label == "share()":
         path, culprit = _find([("the object", value)])
     else:
@@ -139,5 +142,3 @@ def _picklable(value: Any) -> bool:
     except Exception:
         return False
     return True
-
-

@@ -56,7 +56,7 @@ class Link:
         self.data = b""
         self.heavy: bytes | None = None  # a payload that somebody should read in a thread, then ``resume``
         self.ended: list[Chunk] = []  # chunks that ended since the last look
-        self.messages: list[tuple[int, bytes]] = []  # LOG and READY
+        self.messages: list[tuple[int, bytes, str | None]] = []  # LOG and READY, and during which call
         for i in range(RANGES):
             words[i] = 0
 
@@ -138,7 +138,9 @@ class Link:
             made.__cause__ = error
             return None, made
 
-    def _results(self, body: bytes, count: int, aux: int, given: tuple[Any, BaseException | None] | None = None) -> None:
+    def _results(
+        self, body: bytes, count: int, aux: int, given: tuple[Any, BaseException | None] | None = None
+    ) -> None:
         chunk = self.in_flight[0]
         marks = struct.unpack_from(f"<{count}I", body)
         at = 4 * count
@@ -194,7 +196,8 @@ class Link:
                 self.held.discard(at)
                 self.free(at)
         elif kind in (LOG, READY):
-            self.messages.append((kind, body))
+            running = self.in_flight[0] if self.in_flight else None
+            self.messages.append((kind, body, None if running is None else running.label(running.done)))
 
     def _refused(self, chunk: Chunk, count: int, body: bytes) -> None:
         """Nothing of a map's chunk could be unpickled there: find out which item it was."""

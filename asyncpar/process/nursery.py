@@ -31,7 +31,9 @@ THREAD_VARIABLES = (
 class Nursery:
     """One zygote and the workers that it made."""
 
-    def __init__(self, workers: int, settings: dict[str, Any], threads: int | None, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, workers: int, settings: dict[str, Any], threads: int | None, on_lost: Callable[[], None]
+    ) -> None:
         self.slots = list(range(workers + SPARE_SLOTS, 0, -1))
         self.total = len(self.slots)
         self.settings = settings

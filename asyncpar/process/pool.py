@@ -158,8 +158,8 @@ class Place:
             pool.pump()
         if link.messages:
             messages, link.messages = link.messages, []
-            for kind, body in messages:
-                pool.told(self, kind, body)
+            for message in messages:
+                pool.told(self, *message)
         if link.heavy is not None and link.heavy is not self.heavy:
             self.heavy = link.heavy  # it may be looked at again before it has been read
             pool.read_heavy(self, link.heavy)
@@ -331,7 +331,9 @@ class ProcessPool(Pool):
     def _spawn(self) -> None:
         slots = self.nursery.slots
         if not slots:
-            raise BrokenPoolError(f"this pool has {self.nursery.total} workers, actors and streams: close some first")
+            raise BrokenPoolError(
+                f"this pool has {self.nursery.total} workers, actors and streams: close some first"
+            )
         self.places.append(Place(self, slots.pop()))
 
     async def _close(self) -> None:
@@ -501,7 +503,9 @@ class ProcessPool(Pool):
     def _pack_slowly(self, value: Any) -> tuple[bytes, list[int], list[Any]]:
         return self._packed(value, pack_slowly)
 
-    def _packed(self, value: Any, how: Callable[..., tuple[bytes, list[int]]]) -> tuple[bytes, list[int], list[Any]]:
+    def _packed(
+        self, value: Any, how: Callable[..., tuple[bytes, list[int]]]
+    ) -> tuple[bytes, list[int], list[Any]]:
         shared: list[Any] = []
         sharing.packing.shared = shared
         try:
@@ -565,7 +569,9 @@ class ProcessPool(Pool):
         if chunk.singles:
             self._dispatch(place, chunk, self._calls_frame(place, chunk))
         elif heavy(chunk.items[0]) or (len(chunk.items) <= FEW and heavy(chunk.items)):
-            task = self.loop.create_task(self._send_slowly(place, chunk), name="asyncpar: pickle a large chunk")
+            task = self.loop.create_task(
+                self._send_slowly(place, chunk), name="asyncpar: pickle a large chunk"
+            )
             self.pickling.add(task)
             task.add_done_callback(self.pickling.discard)
         else:
@@ -635,7 +641,9 @@ class ProcessPool(Pool):
         body = struct.pack(f"<{2 * count}I", *head) + b"".join(parts)
         return frames + HEADER.pack(len(body), CALLS, 0, count, 0) + body
 
-    def _map_frame(self, place: Place, chunk: Chunk, blob: bytes, refs: list[int], shared: list[Any]) -> bytes:
+    def _map_frame(
+        self, place: Place, chunk: Chunk, blob: bytes, refs: list[int], shared: list[Any]
+    ) -> bytes:
         chunk.slabs = refs[::2]
         weight = len(blob) + sum(refs[1::2])
         chunk.source.window.grow(chunk.block, weight)  # type: ignore[attr-defined]
@@ -648,7 +656,11 @@ class ProcessPool(Pool):
         if len(chunk.items) == 1:
             item = chunk.items[0]
             value = item if chunk.star else (item,)
-            made = error if isinstance(error, SerializationError) else explain(value, error, self.by_value, chunk.function.label)
+            made = (
+                error
+                if isinstance(error, SerializationError)
+                else explain(value, error, self.by_value, chunk.function.label)
+            )
             if made is not error:
                 made.__cause__ = error
             self.loop.call_soon(self._settled, chunk, made)
@@ -676,7 +688,8 @@ class ProcessPool(Pool):
             place = self.nursery.places.get(slot)
             if place is not None:
                 place.write(
-                    HEADER.pack(8 * len(offsets), FREE, 0, len(offsets), 0) + struct.pack(f"<{len(offsets)}Q", *offsets)
+                    HEADER.pack(8 * len(offsets), FREE, 0, len(offsets), 0)
+                    + struct.pack(f"<{len(offsets)}Q", *offsets)
                 )
 
     # -- large pickles
@@ -698,7 +711,9 @@ class ProcessPool(Pool):
         try:
             value = await self._in_thread(place.unpack, payload)
         except Exception as raised:
-            error = SerializationError(f"the result cannot be unpickled here: {type(raised).__name__}: {raised}")
+            error = SerializationError(
+                f"the result cannot be unpickled here: {type(raised).__name__}: {raised}"
+            )
             error.__cause__ = raised
         if place.link.heavy is not payload:
             return  # the worker has died, and what it had said was settled then
@@ -707,15 +722,14 @@ class ProcessPool(Pool):
 
     # -- what workers say besides outcomes, and how they end
 
-    def told(self, place: Place, kind: int, body: bytes) -> None:
+    def told(self, place: Place, kind: int, body: bytes, label: str | None) -> None:
         if kind == READY:
             if body:
                 self._break(BrokenPoolError("the initializer failed in a worker"), transit.load_error(body))
             return
         record = logging.makeLogRecord(pickle.loads(body))
-        link = place.link
         record.pid = place.pid
-        record.call = link.in_flight[0].label(link.in_flight[0].done) if link.in_flight else None
+        record.call = label
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
@@ -738,7 +752,9 @@ class ProcessPool(Pool):
                     f"worker {place.pid} used {over:,} bytes while it ran {label}, over memory_limit="
                     f"{self.memory_limit:,}, and was killed; raise the limit or give the call less to do at a time"
                 )
-            return WorkerLostError.from_status(place.pid or 0, number, exitcode if number is None else None, label)
+            return WorkerLostError.from_status(
+                place.pid or 0, number, exitcode if number is None else None, label
+            )
 
         link = place.link
         while link.heavy is not None:
@@ -749,8 +765,8 @@ class ProcessPool(Pool):
             self.vacate(chunk)
         link.ended.clear()
         messages, link.messages = link.messages, []
-        for kind, body in messages:
-            self.told(place, kind, body)
+        for message in messages:
+            self.told(place, *message)
         self.leaving.discard(place)
         self.nursery.released(place.slot)
         if place not in self.places:
@@ -764,10 +780,16 @@ class ProcessPool(Pool):
         if not place.served and not running:
             self.deaths += 1
         if self.owner is not None:
-            how = f"was killed by {signal_name(-exitcode)}" if exitcode < 0 else f"exited with code {exitcode}"
-            self._fail_all(WorkerLostError(f"worker {place.pid} {how}, and what lived in it is gone", pid=place.pid))
+            how = (
+                f"was killed by {signal_name(-exitcode)}" if exitcode < 0 else f"exited with code {exitcode}"
+            )
+            self._fail_all(
+                WorkerLostError(f"worker {place.pid} {how}, and what lived in it is gone", pid=place.pid)
+            )
         elif self.deaths >= START_TRIES or self.nursery.failure is not None:
-            how = f"was killed by {signal_name(-exitcode)}" if exitcode < 0 else f"exited with code {exitcode}"
+            how = (
+                f"was killed by {signal_name(-exitcode)}" if exitcode < 0 else f"exited with code {exitcode}"
+            )
             self._break(
                 BrokenPoolError(
                     f"{self.deaths} workers in a row died at start, the last {how}; see stderr for what they said"
@@ -867,5 +889,3 @@ _UNSET = object()
 
 def _is_set(variable: Any) -> bool:
     return variable.get(_UNSET) is not _UNSET
-
-

@@ -12,8 +12,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from asyncpar.chunks import is_async as is_async
-from asyncpar.errors import SerializationError, _rebuild
+from asyncpar.errors import SerializationError, _rebuild, foreign
 from asyncpar.process.layout import LOG, READY
 
 Send = Callable[..., None]
@@ -56,7 +55,9 @@ def dump_error(error: BaseException) -> bytes:
     import traceback
 
     frames = error.__traceback__
-    outside = frames.tb_next if frames is not None and frames.tb_next is not None else frames  # without our own
+    outside = (
+        frames.tb_next if frames is not None and frames.tb_next is not None else frames
+    )  # without our own
     text = "".join(traceback.format_exception(type(error), error, outside))
     try:
         # a note is a note already for an exception that was raised here before
@@ -65,13 +66,6 @@ def dump_error(error: BaseException) -> bytes:
         return pickle.dumps([(_dump_one(link), how) for link, how in links], 5)
     finally:
         error.__traceback__ = None
-
-
-def foreign(error: BaseException) -> RuntimeError:
-    """KeyboardInterrupt and the like must not travel as themselves: they would stop the loop."""
-    made = RuntimeError(f"the call raised {type(error).__name__}: {error}")
-    made.__cause__ = error
-    return made
 
 
 def chain(error: BaseException) -> list[tuple[BaseException, str]]:
@@ -155,7 +149,7 @@ def prepare(send: Send, settings: dict[str, Any]) -> None:
         sys.modules["numpy.random"].seed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io_text()):
-            stream.reconfigure(line_buffering=True)
+            stream.reconfigure(line_buffering=True)  # pyright: ignore
     import faulthandler
 
     if sys.stderr is not None:
@@ -199,7 +193,9 @@ def forward_logging(send: Send, level: int) -> None:
             except Exception:
                 self.handleError(record)
 
-    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    def show(
+        message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
         logging.getLogger("py.warnings").warning(
             "%s", warnings.formatwarning(message, category, filename, lineno, line).rstrip()
         )

@@ -126,7 +126,11 @@ class Worker:
                 if stop > end:
                     data, at, end = self.read_rest(data, at, stop), 0, stop - at
                     stop = end
-                if kind in (FUNCTION, CALLS, MAP):  # to import a function may kill, too: that costs its first call
+                if kind in (
+                    FUNCTION,
+                    CALLS,
+                    MAP,
+                ):  # to import a function may kill, too: that costs its first call
                     self.words[BUSY] = 1
                     if self.words[CANCELS] != self.cancels_read:
                         self.note_cancelled()
@@ -261,7 +265,13 @@ class Worker:
             self.words[MODE] = self.mode = PICKLED
         head = struct.unpack_from(f"<{2 * count}I", payload)
         at = 8 * count
-        words, inside, functions, loads, clock = self.words, self.inside, self.functions, pickle.loads, time.perf_counter_ns
+        words, inside, functions, loads, clock = (
+            self.words,
+            self.inside,
+            self.functions,
+            pickle.loads,
+            time.perf_counter_ns,
+        )
         out: list[bytes] = []
         sizes: list[int] = []
         begun = clock()
@@ -379,7 +389,12 @@ class Worker:
             return
         values: list[Any] = []
         errors: dict[int, bytes] = {}
-        cancelled, is_cancelled, record, timed = self.cancelled, self.is_cancelled, self.record_value, flags & TIMED
+        cancelled, is_cancelled, record, timed = (
+            self.cancelled,
+            self.is_cancelled,
+            self.record_value,
+            flags & TIMED,
+        )
         integers, append = self.integers, values.append
         look = 15 if count > 64 else 0  # chunks are long when calls are short: look at the clock less often
         seq = words[SEQ]
@@ -572,4 +587,3 @@ def start(read_fd: int, write_fd: int, arena: Arena, slot: int, settings: dict[s
             except (OSError, ValueError, AttributeError):
                 code = code or 1
         os._exit(code)
-

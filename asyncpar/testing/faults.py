@@ -19,6 +19,7 @@ class FaultyPlace:
     def __init__(self) -> None:
         self.load = 0
         self.task: asyncio.Task[None] | None = None
+        self.calling = False
 
 
 class FaultyPool(Pool, Generic[P]):
@@ -48,7 +49,9 @@ class FaultyPool(Pool, Generic[P]):
         seed: int = 0,
     ) -> None:
         if not isinstance(inner, Pool):
-            raise TypeError(f"FaultyPool takes a pool to run calls on, not {type(inner).__name__}: FaultyPool(InlinePool())")
+            raise TypeError(
+                f"FaultyPool takes a pool to run calls on, not {type(inner).__name__}: FaultyPool(InlinePool())"
+            )
         for name, probability in (("lose", lose), ("lose_answers", lose_answers)):
             if not 0 <= probability <= 1:
                 raise ValueError(f"{name}= is a probability between 0 and 1, not {probability}")
@@ -65,9 +68,7 @@ class FaultyPool(Pool, Generic[P]):
 
     async def _close(self) -> None:
         tasks = [place.task for place in self.places if place.task is not None]
-        for task in tasks:
-            task.cancel()
-        await self.inner.aclose()
+        await self.inner.aclose()  # what runs there ends, and the tasks with it
         if tasks:
             await asyncio.wait(tasks)
 
@@ -88,7 +89,9 @@ class FaultyPool(Pool, Generic[P]):
             if chunk.stops and chunk.done in chunk.stops:
                 chunk.stopped(1)
                 continue
+            place.calling = True
             value, error = await self._outcome(chunk)
+            place.calling = False
             if not chunk.finished:
                 chunk.deliver([value], None if error is None else {0: error})
         place.task = None
@@ -122,8 +125,9 @@ class FaultyPool(Pool, Generic[P]):
         return WorkerLostError(f"{label} was lost {when}: this is a FaultyPool", function=label)
 
     def _interrupt(self, chunk: Chunk, first: int, last: int) -> bool:
-        task: asyncio.Task[None] | None = chunk.place.task
-        if task is None or not first <= chunk.done <= last:
+        place: FaultyPlace = chunk.place
+        if place.task is None:
             return False
-        task.cancel()
-        return True
+        if place.calling and first <= chunk.done <= last:
+            place.task.cancel()
+        return True  # what has not started is skipped

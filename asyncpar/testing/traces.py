@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 GRACE = 2.0
@@ -14,7 +14,7 @@ GRACE = 2.0
 
 
 @asynccontextmanager
-async def assert_nothing_left(grace: float = GRACE) -> AsyncIterator[None]:
+async def assert_nothing_left(grace: float = GRACE) -> AsyncGenerator[None]:
     """Fail if the block leaves something behind: ``async with assert_nothing_left(): ...``.
 
     Counted are the running loop's tasks, this process's threads and, on Linux, its children, descriptors and the files

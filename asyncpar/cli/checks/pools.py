@@ -29,13 +29,13 @@ def pool_names() -> list[str]:
 
 def _examine(name: str) -> Check:
     group = "core" if name in OWN_POOLS else "pools"
+    # A pool of another package may just lack what it needs: a library, a cluster, an account.
+    status: Status = "failed" if group == "core" else "missing"
     try:
         return Check(group, f"pool {name}", "ok", run(_try_pool, name))
     except ImportError as error:
-        return Check(group, f"pool {name}", "missing", describe(error), _advice(name))
+        return Check(group, f"pool {name}", status, describe(error), _advice(name))
     except Exception as error:  # a pool may fail in any way, and this is what is to be shown
-        # A pool of another package may just lack what it needs: a cluster, an account, the name behind its colon.
-        status: Status = "failed" if group == "core" else "missing"
         return Check(group, f"pool {name}", status, describe(error))
 
 

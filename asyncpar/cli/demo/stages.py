@@ -109,7 +109,9 @@ def shown(items: Sequence[T], label: str) -> Iterator[T]:
     """Yield the items, and show on the way how many there were."""
     progress = Progress()
     progress.start(len(items), label)
-    for item in items:
-        yield item
-        progress.advance()
-    progress.close()
+    try:
+        for item in items:
+            yield item
+            progress.advance()
+    finally:
+        progress.close()

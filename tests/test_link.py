@@ -1,0 +1,302 @@
+"""The protocol of a worker and the loop, without processes: a link, and a worker that dies at any moment.
+
+The worker's own code writes the frames and the log; when it runs, flushes, is read and dies is Hypothesis' choice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from asyncpar.chunks import Cancelled, Chunk, Errors, Function
+from asyncpar.errors import WorkerLostError
+from asyncpar.process import transit
+from asyncpar.process.layout import (
+    BLOCK,
+    BUSY,
+    HEADER,
+    HELD,
+    LOG_AT,
+    RELEASED,
+    SEQ,
+    STOPPED,
+)  # fmt: skip
+from asyncpar.process.link import Link
+from asyncpar.process.worker import Worker
+
+OUTCOMES: list[Any] = [1, -5, 2.5, "text", None, [1, 2], 1 << 80, ValueError("bad")]
+
+
+class FakeCall:
+    def __init__(self, item: int, function: Function, lends: list[int]) -> None:
+        self.item, self.function, self.lends = item, function, lends
+
+
+class FakeArena:
+    """A control block, and the slabs that are in use."""
+
+    def __init__(self) -> None:
+        self.memory = memoryview(bytearray(BLOCK))
+
+    def block(self, slot: int) -> memoryview:
+        return self.memory
+
+
+class FakeWorker(Worker):
+    """A worker whose pipe is a bytearray, and which runs by single steps."""
+
+    def __init__(self, arena: Any) -> None:
+        super().__init__(-1, -1, arena, 0, 0.0)
+        self.pipe = bytearray()
+
+    def send(self, kind: int, payload: bytes, count: int = 0, flags: int = 0, aux: int = 0) -> None:
+        self.pipe += HEADER.pack(len(payload), kind, flags, count, aux) + payload
+
+
+class Machine(RuleBasedStateMachine):
+    """As the pool: sends chunks, cancels, takes outcomes, and starts another worker when one has died."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.function = Function(len)
+        self.outcome: dict[int, Any] = {}  # what each call is to end with
+        self.ended: dict[int, Any] = {}  # what it did end with
+        self.started: set[int] = set()
+        self.asked_to_stop: set[int] = set()
+        self.waiting: deque[list[int]] = deque()  # stretches that go back to be sent again
+        self.live: set[int] = set()
+        self.slab = 0
+        self.lost_calls: list[int] = []
+
+    @initialize()
+    def start(self) -> None:
+        self.arena = FakeArena()
+        self.worker = FakeWorker(self.arena)
+        memory = self.arena.memory
+        self.link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload: None, self.free)
+        self.inbox: deque[Chunk] = deque()
+        self.chunk: Chunk | None = None
+        self.at = 0
+        self.in_call = False
+
+    def free(self, at: int) -> None:
+        self.live.remove(at)  # a slab that is freed twice raises
+
+    def new_slab(self) -> int:
+        self.slab += 1
+        self.live.add(self.slab)
+        return self.slab
+
+    # -- as a source
+
+    def ids(self, chunk: Chunk) -> list[int]:
+        return [item.item if chunk.singles else item for item in chunk.items]
+
+    def deliver(self, chunk: Chunk, first: int, values: Any, errors: Errors | None) -> None:
+        for i, value in enumerate(values):
+            call = self.ids(chunk)[first + i]
+            assert call not in self.ended, "a call ended twice"
+            self.ended[call] = errors[i] if errors and i in errors else value
+
+    def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
+        again = self.ids(chunk)[first:]
+        if chunk.singles:
+            for call in chunk.items[first:]:
+                for at in call.lends:
+                    self.free(at)
+        assert not set(again) & self.ended.keys()
+        self.waiting.append(again)
+
+    # -- rules
+
+    @rule(size=st.integers(1, 6), singles=st.booleans(), slabs=st.booleans(), data=st.data())
+    def send_chunk(self, size: int, singles: bool, slabs: bool, data: st.DataObject) -> None:
+        if self.waiting:
+            ids = [i for i in self.waiting.popleft()]
+        else:
+            ids = list(range(len(self.outcome), len(self.outcome) + size))
+            for i in ids:
+                self.outcome[i] = data.draw(st.sampled_from(OUTCOMES))
+        items: list[Any] = ids
+        if singles:
+            items = [FakeCall(i, self.function, [self.new_slab()] if slabs else []) for i in ids]
+        chunk = Chunk(self, items, self.function, singles=singles)  # type: ignore[arg-type]
+        if slabs and not singles:
+            chunk.slabs = [self.new_slab()]
+        self.link.sent(chunk)
+        self.inbox.append(chunk)
+
+    @precondition(lambda self: self.link.in_flight)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        chunk = data.draw(st.sampled_from(list(self.link.in_flight)))
+        first = data.draw(st.integers(chunk.done, len(chunk.items) - 1))
+        last = data.draw(st.integers(first, len(chunk.items) - 1))
+        for i in range(first, last + 1):
+            chunk.stop(i, Cancelled())
+            self.asked_to_stop.add(self.ids(chunk)[i])
+        self.link.cancel(chunk, first, last)
+
+    @precondition(lambda self: not self.in_call and (self.chunk is not None or self.inbox))
+    @rule()
+    def begin_call(self) -> None:
+        worker = self.worker
+        if self.chunk is None:
+            self.chunk, self.at = self.inbox.popleft(), 0
+            worker.words[BUSY] = 1
+            self.values: list[Any] = []
+            self.errors: dict[int, bytes] = {}
+            self.sizes: list[int] = []
+        worker.note_cancelled()
+        self.in_call = True
+        if not worker.is_cancelled(worker.words[SEQ]):
+            self.started.add(self.ids(self.chunk)[self.at])
+
+    @precondition(lambda self: self.in_call)
+    @rule(flush=st.booleans(), hold=st.booleans())
+    def end_call(self, flush: bool, hold: bool) -> None:
+        worker, chunk = self.worker, self.chunk
+        assert chunk is not None
+        worker.note_cancelled()
+        seq = worker.words[SEQ]
+        self.in_call = False
+        last = self.at == len(chunk.items) - 1
+        stopped = worker.is_cancelled(seq)
+        if hold and last and chunk.slabs and not worker_holds(self, chunk.slabs[0]):
+            worker.send_offsets(HELD, list(chunk.slabs))
+            self.kept = chunk.slabs[0]
+        if chunk.singles:
+            self.end_single(seq, stopped, flush, last)
+        else:
+            self.end_item(seq, stopped, flush, last)
+        self.at += 1
+        if last:
+            self.chunk = None
+            worker.done()
+
+    def end_single(self, seq: int, stopped: bool, flush: bool, last: bool) -> None:
+        worker = self.worker
+        if stopped:
+            worker.send_results(self.sizes, self.values, 1000, seq)
+            worker.send(STOPPED, b"", 1)
+            worker.sent(seq + 1, last=last)
+            return
+        mark, answer = worker.answer(*self.raw_outcome())
+        self.sizes.append(len(answer) | mark)
+        self.values.append(answer)
+        if last or flush or not worker.record(mark, answer):
+            worker.send_results(self.sizes, self.values, 1000, seq + 1, last=last)
+        else:
+            worker.words[SEQ] = seq + 1
+
+    def end_item(self, seq: int, stopped: bool, flush: bool, last: bool) -> None:
+        worker = self.worker
+        if stopped:
+            worker.send_values(self.values, self.errors, 1000, seq)
+            worker.send(STOPPED, b"", 1)
+            worker.sent(seq + 1, last=last)
+            return
+        value, error = self.raw_outcome()
+        if error is not None:
+            self.errors[len(self.values)] = transit.dump_error(error)
+        self.values.append(value)
+        if last:
+            worker.send_values(self.values, self.errors, 1000, seq + 1, last=True)
+        elif flush or not worker.record_value(value, self.errors.get(len(self.values) - 1), len(self.values)):
+            worker.send_values(self.values, self.errors, 1000, seq + 1)
+        else:
+            worker.words[SEQ] = seq + 1
+
+    def raw_outcome(self) -> tuple[Any, BaseException | None]:
+        assert self.chunk is not None
+        outcome = self.outcome[self.ids(self.chunk)[self.at]]
+        return (None, ValueError(*outcome.args)) if isinstance(outcome, Exception) else (outcome, None)
+
+    kept: int | None = None
+
+    @precondition(lambda self: self.kept is not None)
+    @rule()
+    def let_go(self) -> None:
+        assert self.kept is not None
+        self.worker.send_offsets(RELEASED, [self.kept])
+        self.kept = None
+
+    @rule(n=st.integers(1, 200) | st.just(1 << 20))
+    def read(self, n: int) -> None:
+        data = bytes(self.worker.pipe[:n])
+        del self.worker.pipe[:n]
+        self.link.feed(data)
+        self.link.ended.clear()
+
+    @rule()
+    def die(self) -> None:
+        running = self.ids(self.chunk)[self.at] if self.chunk is not None else None
+        self.link.feed(bytes(self.worker.pipe))
+        before = dict(self.ended)
+        struck = self.link.lost(lambda label: WorkerLostError(f"lost {label}"))
+        lost = [
+            i for i, x in self.ended.items() if i not in before and isinstance(x, WorkerLostError | Cancelled)
+        ]
+        if struck:
+            assert lost == [running] or self.asked_to_stop.issuperset(lost)
+        else:
+            assert not lost
+        assert not self.link.in_flight
+        assert not self.link.held
+        self.kept = None
+        self.start()
+
+    # -- what holds always
+
+    @invariant()
+    def every_call_ends_as_it_should(self) -> None:
+        for i, end in self.ended.items():
+            if isinstance(end, Cancelled):
+                assert i in self.asked_to_stop
+            elif isinstance(self.outcome[i], Exception) and not isinstance(end, WorkerLostError):
+                assert isinstance(end, ValueError)
+                assert end.args == self.outcome[i].args
+            elif not isinstance(end, WorkerLostError):
+                assert end == self.outcome[i]
+                assert type(end) is type(self.outcome[i])
+
+    @invariant()
+    def in_flight_is_what_has_not_ended(self) -> None:
+        in_flight = [i for chunk in self.link.in_flight for i in self.ids(chunk)[chunk.done :]]
+        again = [i for ids in self.waiting for i in ids]
+        assert sorted(in_flight + again) == sorted(self.outcome.keys() - self.ended.keys())
+
+    def teardown(self) -> None:
+        if not hasattr(self, "worker"):
+            return
+        while self.chunk is not None or self.inbox or self.waiting or self.in_call:
+            if self.in_call:
+                self.end_call(False, False)
+            elif self.chunk is not None or self.inbox:
+                self.begin_call()
+            else:
+                self.send_again()
+        self.read(1 << 30)
+        if self.kept is not None:
+            self.let_go()
+            self.read(1 << 30)
+        assert self.ended.keys() == self.outcome.keys(), "a call has no end"
+        assert not self.live, "a buffer is orphaned"
+
+    def send_again(self) -> None:
+        ids = self.waiting.popleft()
+        chunk = Chunk(self, ids, self.function)  # type: ignore[arg-type]
+        self.link.sent(chunk)
+        self.inbox.append(chunk)
+
+
+def worker_holds(machine: Machine, at: int) -> bool:
+    return machine.kept is not None
+
+
+TestLink = Machine.TestCase
+TestLink.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

@@ -1,0 +1,288 @@
+"""Programs that are interrupted, terminated and killed; what scripts print; where their functions are found."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = str(Path(__file__).parents[1])
+BUSY = """
+    import asyncio, os, sys, time
+    import asyncpar
+    from tests import process_functions as far
+
+    async def main():
+        async with asyncpar.ProcessPool(2) as pool:
+            await pool.map(far.double, range(100))
+            print("ready", pool.nursery.process.pid, *pool.pids, flush=True)
+            try:
+                await pool.map(far.{function}, [20.0] * 8)
+            finally:
+                print("cleaned up", flush=True)
+
+    if __name__ == "__main__":
+        asyncpar.run(main)
+"""
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": ROOT}
+
+
+def run(code: str, tmp_path: Path, *, command: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a script, or with ``command`` the same by ``python -c``."""
+    code = dedent(code)
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    arguments = ["-c", code] if command else [str(script)]
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=20,
+        check=False,
+    )
+
+
+@contextmanager
+def busy(tmp_path: Path, function: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """A program whose workers are busy, in a process group of its own, and the processes it has made."""
+    script = tmp_path / "busy.py"
+    script.write_text(dedent(BUSY).format(function=function))
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
+    ) as program:  # fmt: skip
+        try:
+            assert program.stdout is not None
+            word, *pids = program.stdout.readline().split()
+            assert word == "ready"
+            family = [psutil.Process(int(pid)) for pid in pids]
+            time.sleep(0.2)
+            yield program, family
+        finally:
+            program.kill()
+            for process in family:
+                if process.is_running():
+                    process.kill()
+
+
+def all_gone(family: list[psutil.Process], seconds: float = 2.0) -> bool:
+    """Whether every one of the processes has ended in time; a zombie that nobody reaps has."""
+    give_up = time.monotonic() + seconds
+    while left := [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+        if time.monotonic() > give_up:
+            return not left
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize("function", ["nap", "spin"])
+@pytest.mark.parametrize("whom", ["process", "group"])
+def test_one_ctrl_c_suffices(tmp_path, function, whom):
+    with busy(tmp_path, function) as (program, family):
+        begun = time.monotonic()
+        if whom == "group":
+            os.killpg(program.pid, signal.SIGINT)
+        else:
+            program.send_signal(signal.SIGINT)
+        out, errors = program.communicate(timeout=10)
+        assert program.returncode == 130, errors
+        assert out == "cleaned up\n"
+        assert errors.count("Traceback") <= 1  # our own, if any: workers are silent
+        assert time.monotonic() - begun < 3
+        assert all_gone(family)
+
+
+def test_sigterm_ends_the_program_in_order(tmp_path):
+    with busy(tmp_path, "spin") as (program, family):
+        program.send_signal(signal.SIGTERM)
+        out, errors = program.communicate(timeout=10)
+        assert program.returncode == 143, errors
+        assert out == "cleaned up\n"
+        assert all_gone(family)
+
+
+def test_workers_go_when_the_program_is_killed(tmp_path):
+    with busy(tmp_path, "spin") as (program, family):
+        program.kill()
+        program.wait()
+        assert all_gone(family, 2.0)
+
+
+def test_ctrl_c_at_every_moment(tmp_path):
+    """From the first import to the last line."""
+    script = tmp_path / "short.py"
+    script.write_text(
+        dedent("""
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("begun", flush=True)
+        import asyncpar
+        from tests import process_functions as far
+
+        async def main():
+            async with asyncpar.ProcessPool(2) as pool:
+                await pool.map(far.nap, [0.01] * 20)
+
+        if __name__ == "__main__":
+            asyncpar.run(main)
+        """)
+    )
+    for delay in (0.02, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4):
+        before = {p.pid for p in psutil.process_iter()}
+        with subprocess.Popen(
+            [sys.executable, str(script)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
+        ) as program:  # fmt: skip
+            assert program.stdout is not None
+            program.stdout.readline()
+            time.sleep(delay)
+            if program.poll() is None:
+                os.killpg(program.pid, signal.SIGINT)
+            _, errors = program.communicate(timeout=10)
+            assert program.returncode in (0, 130, -signal.SIGINT), errors
+        left = [
+            p for p in psutil.process_iter() if p.pid not in before and "asyncpar" in " ".join(_command(p))
+        ]
+        assert all_gone(left, 1.0)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline() if process.environ().get("PYTHONPATH") == ROOT else []
+    except psutil.Error:
+        return []
+
+
+# Scripts
+
+
+def test_functions_of_a_script_are_found(tmp_path):
+    done = run(
+        """
+        import asyncpar
+
+        def triple(x):
+            return 3 * x
+
+        async def main():
+            async with asyncpar.ProcessPool(2) as pool:
+                print(await pool.run(triple, 2), await pool.map(triple, range(5)))
+            print(await asyncpar.to_process(triple, 4))
+
+        if __name__ == "__main__":
+            asyncpar.run(main)
+        """,
+        tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("6 [0, 3, 6, 9, 12]\n12\n", "")
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("start", ["asyncpar.run(main)", "import asyncio; asyncio.run(main())"])
+def test_a_script_without_a_guard_gets_a_clear_error(tmp_path, start):
+    begun = time.monotonic()
+    done = run(
+        f"""
+        import asyncpar
+
+        def triple(x):
+            return 3 * x
+
+        async def main():
+            async with asyncpar.ProcessPool(2) as pool:
+                print(await pool.run(triple, 2))
+
+        {start}
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 1
+    assert "NestedPoolError" in done.stderr
+    assert '__name__ == "__main__"' in done.stderr.replace("\\'", "'").replace('\\"', '"')
+    assert time.monotonic() - begun < 10
+
+
+def test_functions_of_an_interactive_session_are_refused_with_a_way_out(tmp_path):
+    done = run(
+        """
+        import asyncpar
+
+        def triple(x):
+            return 3 * x
+
+        async def main():
+            async with asyncpar.ProcessPool(1, functions="by_value") as pool:
+                print(await pool.run(triple, 2))
+            async with asyncpar.ProcessPool(1) as pool:
+                await pool.run(triple, 2)
+
+        asyncpar.run(main)
+        """,
+        tmp_path,
+        command=True,
+    )
+    assert done.stdout == "6\n"
+    assert done.stderr.rstrip().endswith(
+        "SerializationError: triple was defined in an interactive session, where workers cannot find it: "
+        "put it in a module, or open the pool with functions='by_value'"
+    )
+
+
+def test_print_goes_to_the_real_stdout(tmp_path):
+    done = run(
+        """
+        import asyncpar
+        from tests import process_functions as far
+
+        async def main():
+            async with asyncpar.ProcessPool(2) as pool:
+                await pool.map(far.speak, [f"line {i} é" for i in range(200)])
+
+        if __name__ == "__main__":
+            asyncpar.run(main)
+        """,
+        tmp_path,
+    )
+    assert sorted(done.stdout.splitlines()) == sorted(f"line {i} é" for i in range(200))
+    assert done.stderr == ""
+
+
+def test_large_buffers_without_numpy(tmp_path):
+    done = run(
+        """
+        import pickle, sys
+        import asyncpar
+        from tests import process_functions as far
+
+        async def main():
+            async with asyncpar.ProcessPool(1) as pool:
+                for size in (100, 200_000, 3_000_000):
+                    for kind in (bytes, bytearray, pickle.PickleBuffer):
+                        name, n, last = await pool.run(far.check_bytes, kind(b"x" * size))
+                        assert (n, last) == (size, ord("x")), (name, n, last)
+                        made = await pool.run(far.make_bytes, size, kind.__name__)
+                        assert bytes(made) == bytes([size % 251]) * size
+            print("numpy" in sys.modules)
+
+        if __name__ == "__main__":
+            asyncpar.run(main)
+        """,
+        tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
