@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from asyncpar import residence
 from asyncpar.chunks import Chunk, is_async
 from asyncpar.errors import foreign
 from asyncpar.pool import Pool
@@ -29,6 +30,7 @@ class InlinePool(Pool):
         super().__init__(1)
         self.place = InlinePlace()
         self.task: asyncio.Task[None] | None = None
+        self.home: dict[str, Any] = {}
         self.awaiting: int | None = None  # the async call that runs
 
     async def _open(self) -> None:
@@ -56,6 +58,7 @@ class InlinePool(Pool):
     async def _call(self, chunk: Chunk, index: int) -> tuple[Any, BaseException | None]:
         function, args, kwargs = chunk.call(index)
         args, kwargs = unwrap(args, kwargs)
+        residence.enter(self.home)
         began = self.loop.time()
         try:
             value = function(*args, **kwargs)

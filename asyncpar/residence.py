@@ -1,6 +1,7 @@
 """What lives in a worker between calls: an actor's object, a stream's generator. Runs on the far side.
 
-Kept by thread, so that the workers of a thread pool have one each, as processes do.
+Kept by thread, so that the workers of a thread pool have one each, as processes do. Inline pools share a thread:
+each enters a home of its own before it runs a call.
 """
 
 from __future__ import annotations
@@ -26,24 +27,34 @@ def constant(number: int) -> Any:
 BATCH_SECONDS = 1e-3
 
 
+def enter(home: dict[str, Any]) -> None:
+    """From now on, what lives in this thread is what lives in ``home``."""
+    _here.home = home
+
+
+def _home() -> dict[str, Any]:
+    home: dict[str, Any] = _here.__dict__.setdefault("home", {})
+    return home
+
+
 def settle(cls: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Make the object that lives here from now on."""
-    _here.value = cls(*args, **kwargs)
+    _home()["value"] = cls(*args, **kwargs)
 
 
 def settle_iterator(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Call a generator function; its iterator lives here from now on."""
-    _here.value = iter(function(*args, **kwargs))
+    _home()["value"] = iter(function(*args, **kwargs))
 
 
 def call(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a method of the object that lives here."""
-    return method(_here.value, *args, **kwargs)
+    return method(_home()["value"], *args, **kwargs)
 
 
 async def call_async(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Await an async method of the object that lives here."""
-    return await method(_here.value, *args, **kwargs)
+    return await method(_home()["value"], *args, **kwargs)
 
 
 def advance(most: int) -> tuple[list[Any], bool, BaseException | None]:
@@ -52,7 +63,7 @@ def advance(most: int) -> tuple[list[Any], bool, BaseException | None]:
     end = time.perf_counter() + BATCH_SECONDS
     try:
         while len(items) < most:
-            items.append(next(_here.value))
+            items.append(next(_home()["value"]))
             if time.perf_counter() > end:
                 break
     except StopIteration:
@@ -66,7 +77,7 @@ def advance(most: int) -> tuple[list[Any], bool, BaseException | None]:
 
 def leave() -> None:
     """Let go of what lives here; a generator runs its ``finally`` now."""
-    value = _here.__dict__.pop("value", None)
+    value = _home().pop("value", None)
     close = getattr(value, "close", None)
     if close is not None and hasattr(value, "gi_frame"):
         close()

@@ -33,5 +33,10 @@ class TestInlinePool(PoolContract):
 class TestFaultyPoolWithoutFaults(PoolContract):
     stops = False
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def anyio_backend(cls):
+        return "asyncio"  # one loop will do: it only passes calls on
+
     def make_pool(self):
         return FaultyPool(ThreadPool(4))

@@ -116,7 +116,7 @@ class Machine(RuleBasedStateMachine):
     @rule(size=st.integers(1, 6), singles=st.booleans(), slabs=st.booleans(), data=st.data())
     def send_chunk(self, size: int, singles: bool, slabs: bool, data: st.DataObject) -> None:
         if self.waiting:
-            ids = [i for i in self.waiting.popleft()]
+            ids = list(self.waiting.popleft())
         else:
             ids = list(range(len(self.outcome), len(self.outcome) + size))
             for i in ids:
@@ -154,7 +154,9 @@ class Machine(RuleBasedStateMachine):
         worker.note_cancelled()
         self.in_call = True
         if not worker.is_cancelled(worker.words[SEQ]):
-            self.started.add(self.ids(self.chunk)[self.at])
+            call = self.ids(self.chunk)[self.at]
+            assert call not in self.started, "a call ran twice"
+            self.started.add(call)
 
     @precondition(lambda self: self.in_call)
     @rule(flush=st.booleans(), hold=st.booleans())
@@ -235,6 +237,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def die(self) -> None:
         running = self.ids(self.chunk)[self.at] if self.chunk is not None else None
+        done = self.started - {running}
         self.link.feed(bytes(self.worker.pipe))
         before = dict(self.ended)
         struck = self.link.lost(lambda label: WorkerLostError(f"lost {label}"))
@@ -245,6 +248,7 @@ class Machine(RuleBasedStateMachine):
             assert lost == [running] or self.asked_to_stop.issuperset(lost)
         else:
             assert not lost
+        assert done <= self.ended.keys(), "what was finished and not sent yet is lost"
         assert not self.link.in_flight
         assert not self.link.held
         self.kept = None

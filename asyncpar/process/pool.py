@@ -723,6 +723,7 @@ class ProcessPool(Pool):
     # -- what workers say besides outcomes, and how they end
 
     def told(self, place: Place, kind: int, body: bytes, label: str | None) -> None:
+        """Take a logging record, or how the initializer ended."""
         if kind == READY:
             if body:
                 self._break(BrokenPoolError("the initializer failed in a worker"), transit.load_error(body))

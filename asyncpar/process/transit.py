@@ -149,7 +149,7 @@ def prepare(send: Send, settings: dict[str, Any]) -> None:
         sys.modules["numpy.random"].seed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io_text()):
-            stream.reconfigure(line_buffering=True)  # pyright: ignore
+            stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     import faulthandler
 
     if sys.stderr is not None:

@@ -115,7 +115,7 @@ class PoolContract:
     async def test_run_passes_every_argument(self) -> None:
         async with self.make_pool() as pool:
             got = await pool.run(f.echo, 1, "two", None, limit=3, timeout=4, function=5)
-        assert got == ((1, "two", None), {"limit": 3, "timeout": 4, "function": 5})
+        assert tuple(got) == ((1, "two", None), {"limit": 3, "timeout": 4, "function": 5})
 
     async def test_run_takes_partials_methods_and_classes(self) -> None:
         async with self.make_pool() as pool:
@@ -189,7 +189,7 @@ class PoolContract:
             with raises(asyncpar.PoolClosedError, state):
                 await pool.run(f.square, 1)
             with raises(asyncpar.PoolClosedError, state):
-                pool.map(f.square, [1])
+                _ = pool.map(f.square, [1])
             with raises(asyncpar.PoolClosedError, state):
                 await pool.reduce(f.add, [1])
             if state == "not open yet":
@@ -384,8 +384,8 @@ class PoolContract:
 
     async def test_unordered_map_gives_every_result_once(self) -> None:
         async with self.make_pool() as pool:
-            got = await pool.map(f.square, range(3000), ordered=False, limit=64)
-            assert sorted(got) == [i * i for i in range(3000)]
+            got = await pool.map(f.square, range(1000), ordered=False, limit=64)
+            assert sorted(got) == [i * i for i in range(1000)]
 
     async def test_calls_run_at_the_same_time(self) -> None:
         self.need(self.parallel, "parallel work")
@@ -440,7 +440,7 @@ class PoolContract:
     async def test_the_source_is_never_read_further_ahead_than_the_limit(self) -> None:
         async with self.make_pool() as pool:
             for kind, ordered, limit in itertools.product(("sync", "async"), (True, False), (1, 3, 64)):
-                source = Source(400)
+                source = Source(150)
                 got = 0
                 async with pool.map(f.square, source.open(kind), limit=limit, ordered=ordered) as results:
                     async for _ in results:
@@ -449,7 +449,7 @@ class PoolContract:
                         if got % 50 == 1:
                             await asyncio.sleep(0.002)
                             assert source.read - got <= limit, (kind, ordered, limit)
-                assert got == 400
+                assert got == 150
 
     async def test_a_slow_consumer_holds_the_source_back(self) -> None:
         async with self.make_pool() as pool:
@@ -578,6 +578,7 @@ class PoolContract:
                 )
 
     async def test_two_readers_of_one_results_are_told(self) -> None:
+        self.need(self.parallel, "parallel work")
         async with self.make_pool() as pool, pool.map(f.nap, itertools.repeat(0.02), limit=1) as results:
             first = asyncio.ensure_future(anext(results))
             await asyncio.sleep(0)
@@ -662,15 +663,15 @@ class PoolContract:
         async with self.make_pool() as pool:
             for error, words, keywords in bad:
                 with raises(error, words):
-                    pool.map(f.square, [1], **keywords)
+                    _ = pool.map(f.square, [1], **keywords)
             with raises(TypeError, "must be callable, not int: pass the function itself"):
-                pool.map(3, [1])  # type: ignore[arg-type]
+                _ = pool.map(3, [1])  # type: ignore[arg-type]
             with raises(TypeError, "map needs at least one iterable"):
-                pool.map(f.square)
+                _ = pool.map(f.square)
             with raises(TypeError, "argument 3 of map must be an iterable or async iterable, not int"):
-                pool.map(f.add, [1], 2)  # type: ignore[arg-type]
+                _ = pool.map(f.add, [1], 2)  # type: ignore[arg-type]
             with raises(TypeError, "must be callable, not NoneType: pass the function itself"):
-                await pool.run(None)  # type: ignore[arg-type]
+                await pool.run(None)  # type: ignore[call-overload]
             with raises(TypeError, "must be callable, not str: pass the function itself"):
                 await pool.reduce("add", [1, 2])  # type: ignore[arg-type]
             assert await pool.run(f.square, 3) == 9
@@ -708,7 +709,7 @@ class PoolContract:
             assert source.closed
             with raises(OSError, "the source broke"):
                 await pool.reduce(f.add, Source(5, OSError("the source broke")).sync())
-            assert pool.statistics().running == 0
+            await until(lambda: pool.statistics().running == 0)
 
     async def test_reduce_is_bounded(self) -> None:
         async with self.make_pool() as pool:

@@ -20,6 +20,7 @@ class FaultyPlace:
         self.load = 0
         self.task: asyncio.Task[None] | None = None
         self.calling = False
+        self.since = 0.0  # when the call that runs began, on the loop's clock
 
 
 class FaultyPool(Pool, Generic[P]):
@@ -89,7 +90,7 @@ class FaultyPool(Pool, Generic[P]):
             if chunk.stops and chunk.done in chunk.stops:
                 chunk.stopped(1)
                 continue
-            place.calling = True
+            place.calling, place.since = True, self.loop.time()
             value, error = await self._outcome(chunk)
             place.calling = False
             if not chunk.finished:
@@ -123,6 +124,10 @@ class FaultyPool(Pool, Generic[P]):
     def _loss(self, label: str, when: str) -> WorkerLostError:
         self._lost += 1
         return WorkerLostError(f"{label} was lost {when}: this is a FaultyPool", function=label)
+
+    def _progress(self, chunk: Chunk) -> tuple[int, float] | None:
+        place: FaultyPlace = chunk.place
+        return (chunk.done, self.loop.time() - place.since) if place.calling else None
 
     def _interrupt(self, chunk: Chunk, first: int, last: int) -> bool:
         place: FaultyPlace = chunk.place
