@@ -149,7 +149,8 @@ def prepare(send: Send, settings: dict[str, Any]) -> None:
         sys.modules["numpy.random"].seed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io_text()):
-            stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
+            # a line in one write, also where PYTHONUNBUFFERED asks for a write a piece
+            stream.reconfigure(line_buffering=True, write_through=False)  # pyright: ignore[reportAttributeAccessIssue]
     import faulthandler
 
     if sys.stderr is not None:
