@@ -472,7 +472,7 @@ class Worker:
             return False
         try:
             blob = pickle.dumps(value, 5)
-        except BaseException:
+        except BaseException:  # the user's __reduce__ may raise anything; sent now, it is named as the error
             return False
         self.bulky = len(blob) > BULKY
         return self.record(0, blob)
