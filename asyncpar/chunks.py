@@ -58,6 +58,9 @@ def is_async(function: Any) -> bool:
 class Source(Protocol):
     """Where chunks come from and where their outcomes go."""
 
+    offered: bool
+    """Whether it stands in its pool's row of sources that have something: the pool's alone to set."""
+
     def take(self, busy: bool) -> Chunk | None:
         """The next chunk, for a place where something runs already (``busy``) or not."""
 

@@ -69,6 +69,7 @@ class Feed:
         self.retried = 0
         self.size = 1
         self.closed = False
+        self.offered = False
         self._turn: asyncio.TimerHandle | None = None
         self._unsubscribe: Callable[[], None] | None = None
 

@@ -32,6 +32,11 @@ P = ParamSpec("P")
 KNOWN_FUNCTIONS = 1024
 """Functions whose cost a pool remembers; the least recently used goes first."""
 MOST_CALLS = 256
+CALLS_A_TURN = 5
+"""Calls that end in one turn of the loop. The task that each wakes takes the loop about 10 us until it has made its
+next call: a timer is late by two such turns, so by about 0.1 ms."""
+WORTH_A_CHUNK = 32
+"""Calls that leave together although more are about to come, made by tasks that wait for their turn."""
 _MISSING: Any = object()
 
 
@@ -66,6 +71,7 @@ class Call(asyncio.Future[Any]):
         "mark",
         "payload",
         "pool",
+        "shared",
         "stopping",
     )
 
@@ -81,6 +87,7 @@ class Call(asyncio.Future[Any]):
         self.payload = b""
         self.mark = 0
         self.lends: Sequence[int] = ()
+        self.shared: Sequence[Any] = ()  # constants among the arguments, kept alive until the call has ended
 
     def cancel(self, msg: Any = None) -> bool:
         if self.done():
@@ -115,6 +122,8 @@ class CallQueue:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.calls: deque[Call] = deque()
+        self.offered = False
+        self.outcomes: deque[tuple[Call, Any, BaseException | None]] = deque()
 
     def waiting(self) -> bool:
         return bool(self.calls)
@@ -122,42 +131,56 @@ class CallQueue:
     def take(self, busy: bool) -> Chunk | None:
         calls = self.calls
         while calls and calls[0].done():
-            del calls[0]
-        if not calls:
+            calls.popleft()
+        if not calls or (self.outcomes and len(calls) < WORTH_A_CHUNK):
             return None
         cost = calls[0].function.seconds
         if busy and (cost is None or cost > LONG_SECONDS):
             return None
-        budget = self.pool.chunk_seconds
-        most = (
-            1 if cost is None else min(MOST_CALLS, self.pool.most_calls, -(-len(calls) // self.pool.workers))
-        )
-        taken: list[Call] = []
-        while calls and len(taken) < most:
-            call = calls[0]
-            seconds = call.function.seconds
-            if taken and (seconds is None or budget < seconds):
-                break
-            del calls[0]
-            if call.done():
-                continue
-            taken.append(call)
-            budget -= seconds or 0.0
-        if not taken:
-            return None
+        taken = [calls.popleft()]
+        if calls and cost is not None:
+            self._fill(taken, cost)
         chunk = Chunk(self, taken, taken[0].function, singles=True)
         for index, call in enumerate(taken):
             call.chunk, call.index = chunk, index
         return chunk
 
+    def _fill(self, taken: list[Call], cost: float) -> None:
+        """Let more calls travel with the first: an even share of what waits, as long as they fit in the time."""
+        calls, pool = self.calls, self.pool
+        budget = pool.chunk_seconds - cost
+        most = min(MOST_CALLS, pool.most_calls, -(-(len(calls) + 1) // pool.workers))
+        while calls and len(taken) < most:
+            call = calls[0]
+            if not call.done():
+                seconds = call.function.seconds
+                if seconds is None or budget < seconds:
+                    return
+                budget -= seconds
+                taken.append(call)
+            calls.popleft()
+
     def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
-        calls = chunk.items
-        if not errors:
-            for index, value in enumerate(values, first):
-                calls[index].end(value, None)
+        calls, outcomes = chunk.items, self.outcomes
+        ending = bool(outcomes)
+        if len(values) == 1 and not ending:
+            calls[first].end(values[0], errors.get(0) if errors else None)
             return
         for i, value in enumerate(values):
-            calls[first + i].end(value, errors.get(i))
+            outcomes.append((calls[first + i], value, errors.get(i) if errors else None))
+        if not ending:
+            self._end_some()
+
+    def _end_some(self) -> None:
+        """End a few calls in each turn of the loop, so that the tasks they wake do not hold it up together."""
+        outcomes = self.outcomes
+        for _ in range(min(CALLS_A_TURN, len(outcomes))):
+            call, value, error = outcomes.popleft()
+            call.end(value, error)
+        if outcomes:
+            self.pool.loop.call_soon(self._end_some)
+        else:
+            self.pool.loop.call_soon(self.pool.offer, self)  # behind the last tasks: they have made their calls then
 
     def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
         again = []
@@ -190,7 +213,6 @@ class Pool(ABC):
         self._state = "new"
         self._queue = CallQueue(self)
         self._sources: deque[Any] = deque()
-        self._offered: set[int] = set()
         self._pump_planned = False
         self._functions: OrderedDict[Any, Function] = OrderedDict()
         self._running: set[Chunk] = set()
@@ -246,7 +268,8 @@ class Pool(ABC):
             await self._shielded(self._close())
             self._state = "closed"
             raise
-        self._state = "open"
+        if self._state == "opening":  # not broken meanwhile
+            self._state = "open"
         return self
 
     async def __aexit__(
@@ -256,7 +279,7 @@ class Pool(ABC):
 
     async def aclose(self) -> None:
         """Stop what runs, end the workers. Cancelling this does not stop it half-way."""
-        if self._state != "open":
+        if self._state not in ("open", "broken"):
             return
         self._state = "closing"
         try:
@@ -301,6 +324,7 @@ class Pool(ABC):
             raise cancelled
 
     def _check_open(self) -> None:
+        """Refuse calls before and after the block."""
         if self._state != "open":
             name = type(self).__name__
             raise PoolClosedError(
@@ -327,7 +351,8 @@ class Pool(ABC):
         :raises SerializationError: function, arguments or result cannot be pickled (process pools)
         :raises WorkerLostError: the worker died while it ran this call
         """
-        self._check_open()
+        if self._state != "open":
+            self._check_open()
         call = Call(self, self._function(function), args, kwargs)
         slow = self._prepare(call)
         if slow is not None:
@@ -428,8 +453,8 @@ class Pool(ABC):
 
     def offer(self, source: Any) -> None:
         """A source may have something to run: at once if a worker idles, else together with what else comes."""
-        if id(source) not in self._offered:
-            self._offered.add(id(source))
+        if not source.offered:
+            source.offered = True
             self._sources.append(source)
         if self._pump_planned:
             return
@@ -444,8 +469,8 @@ class Pool(ABC):
 
     def withdraw(self, source: Any) -> None:
         """This source has nothing more."""
-        if id(source) in self._offered:
-            self._offered.discard(id(source))
+        if source.offered:
+            source.offered = False
             self._sources.remove(source)
 
     def _planned(self) -> None:
@@ -465,15 +490,14 @@ class Pool(ABC):
         for _ in range(len(sources)):
             source = sources[0]
             chunk = source.take(place.load > 0)
-            if chunk is not None:
-                sources.rotate(-1)
-                self._begin(place, chunk)
-                return True
             if source.waiting():
                 sources.rotate(-1)
-            elif sources and sources[0] is source:
+            elif source.offered:
+                source.offered = False
                 sources.popleft()
-                self._offered.discard(id(source))
+            if chunk is not None:
+                self._begin(place, chunk)
+                return True
         return False
 
     def _begin(self, place: Any, chunk: Chunk) -> None:

@@ -40,7 +40,7 @@ RESULTS, VALUES, STOPPED, REFUSED, HELD, RELEASED, LOG, READY = range(8, 16)
 
 # Flags of a header.
 TIMED = 1  # note when each call starts
-PARCEL = 2  # the payload names slabs of shared memory
+PARCEL = 2  # the payload, or one of its values, names slabs of shared memory
 FAILED = 4  # VALUES: some items failed
 STAR = 8  # MAP: items are argument tuples
 

@@ -109,7 +109,7 @@ class Link:
             if start + size > end:
                 break
             body = data[start : start + size]
-            if self._is_heavy(kind, flags, count, body):
+            if flags & PARCEL and self._is_heavy(kind, count, body):
                 self.heavy = body if kind == VALUES else body[4:]
                 break
             at = start + size
@@ -121,13 +121,10 @@ class Link:
                 self._small(kind, count, body)
         self.data = data[at:]
 
-    def _is_heavy(self, kind: int, flags: int, count: int, body: bytes) -> bool:
-        if kind == VALUES and flags & PARCEL:
+    def _is_heavy(self, kind: int, count: int, body: bytes) -> bool:
+        if kind == VALUES:
             return _weight(body) >= HEAVY
-        if kind == RESULTS and count == 1:
-            (mark,) = struct.unpack_from("<I", body)
-            return bool(mark & SLABS) and not mark & ERROR and _weight(body[4:]) >= HEAVY
-        return False
+        return count == 1 and _weight(body[4:]) >= HEAVY
 
     def load(self, payload: bytes, parcel: bool) -> tuple[Any, BaseException | None]:
         """The value of a payload, or the error that says why it cannot be read."""
@@ -142,12 +139,12 @@ class Link:
         self, body: bytes, count: int, aux: int, given: tuple[Any, BaseException | None] | None = None
     ) -> None:
         chunk = self.in_flight[0]
-        marks = struct.unpack_from(f"<{count}I", body)
+        chunk.function.measured(aux / 1e6, count)
         at = 4 * count
         values: list[Any] = []
         errors: Errors | None = None
         loads = pickle.loads
-        for i, mark in enumerate(marks):
+        for i, mark in enumerate(struct.unpack_from(f"<{count}I", body)):
             blob = body[at : at + (mark & SIZE)]
             at += mark & SIZE
             if not mark & ~SIZE:
@@ -161,7 +158,6 @@ class Link:
             if error is not None:
                 errors = errors or {}
                 errors[i] = error
-        chunk.function.measured(aux / 1e6, count)
         self._deliver(chunk, values, errors)
 
     def _outcome(self, mark: int, blob: bytes) -> tuple[Any, BaseException | None]:
@@ -217,7 +213,7 @@ class Link:
         self._end(chunk)
 
     def _end(self, chunk: Chunk) -> None:
-        if chunk.finished:
+        if chunk.done >= len(chunk.items):
             self.in_flight.popleft()
             self.ended.append(chunk)
 
@@ -225,7 +221,8 @@ class Link:
         """The arguments of the next calls were used: their slabs are free, unless the function kept them."""
         if chunk.singles:
             for call in chunk.items[chunk.done : chunk.done + count]:
-                self._free(call.lends)
+                if call.lends:
+                    self._free(call.lends)
         elif chunk.slabs and chunk.done + count == len(chunk.items):
             self._free(chunk.slabs)
 

@@ -464,7 +464,7 @@ class ProcessPool(Pool):
                     break
             else:
                 call.payload = pickle.dumps(args, 5)
-                return None
+                return None  # nothing in it is shared, lent or large
         if self.context:
             call.args, call.kwargs = (self._context_values(), args, kwargs), {}
             call.function = self._function(transit.InContext(call.function.call))
@@ -492,10 +492,7 @@ class ProcessPool(Pool):
             raise explain(value, error, self.by_value, call.function.label, bool(call.kwargs)) from error
         call.lends = refs[::2]
         call.mark = (KEYWORDS if call.kwargs else 0) | (SLABS if refs else 0)
-        if shared:
-            call.args = shared  # kept alive until the call has ended; and sent before it
-        else:
-            call.args = ()
+        call.args, call.shared = (), shared
 
     def _pack(self, value: Any) -> tuple[bytes, list[int], list[Any]]:
         return self._packed(value, pack)
@@ -607,8 +604,10 @@ class ProcessPool(Pool):
         place.write(frames)
         if self.max_calls is not None and place.calls >= self.max_calls:
             self._retire(place)
+        if not self.spin:
+            return
         cost = chunk.function.seconds
-        if self.spin and cost is not None and cost * len(chunk.items) < HOT_SECONDS:
+        if cost is not None and cost * len(chunk.items) < HOT_SECONDS:
             self.hot_until = time.perf_counter() + HOT_SECONDS
             if not self.hot:
                 self.hot = True
@@ -630,15 +629,14 @@ class ProcessPool(Pool):
             function = call.function
             if function.number not in place.functions:
                 frames += self._introduce(place, function)
-            if call.args:
-                shared = [a for a in call.args if type(a) is sharing.Shared]
-                if shared:
-                    frames += self._send_constants(place, shared)
+            if call.shared:
+                frames += self._send_constants(place, call.shared)
             payload = call.payload
             head += (function.number, len(payload) | call.mark)
             parts.append(payload)
         count = len(chunk.items)
-        body = struct.pack(f"<{2 * count}I", *head) + b"".join(parts)
+        parts[0] = struct.pack(f"<{2 * count}I", *head)
+        body = b"".join(parts)
         return frames + HEADER.pack(len(body), CALLS, 0, count, 0) + body
 
     def _map_frame(
@@ -823,6 +821,7 @@ class ProcessPool(Pool):
         if self.broken is None:
             error.__cause__ = cause
             self.broken = error
+            self._state = "broken"
             self._fail_all(error)
 
     def _fail_all(self, error: Exception) -> None:

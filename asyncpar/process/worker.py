@@ -68,6 +68,7 @@ LENGTH = struct.Struct("<I")
 RECEIVE = 1 << 18
 FRAME_NS = int(FRAME_SECONDS * 1e9)
 BIG = 1 << 62
+MOST_AUX = 0xFFFF_FFFF
 BULKY = 4096
 NO_FUNCTION = 0  # the function travels with its arguments
 
@@ -126,11 +127,7 @@ class Worker:
                 if stop > end:
                     data, at, end = self.read_rest(data, at, stop), 0, stop - at
                     stop = end
-                if kind in (
-                    FUNCTION,
-                    CALLS,
-                    MAP,
-                ):  # to import a function may kill, too: that costs its first call
+                if kind <= MAP:  # FUNCTION too: to import one may kill, and that costs its first call
                     self.words[BUSY] = 1
                     if self.words[CANCELS] != self.cancels_read:
                         self.note_cancelled()
@@ -161,9 +158,12 @@ class Worker:
 
     def send(self, kind: int, payload: bytes, count: int = 0, flags: int = 0, aux: int = 0) -> None:
         """Write one frame, waiting for room: the loop that reads slowly holds its workers back."""
-        data = memoryview(HEADER.pack(len(payload), kind, flags, count, min(aux, 0xFFFF_FFFF)) + payload)
-        while data:
-            data = data[os.write(self.write_fd, data) :]
+        data = HEADER.pack(len(payload), kind, flags, count, min(aux, MOST_AUX)) + payload
+        n = os.write(self.write_fd, data)
+        if n < len(data):
+            rest = memoryview(data)[n:]
+            while rest:
+                rest = rest[os.write(self.write_fd, rest) :]
 
     def send_offsets(self, kind: int, offsets: list[int]) -> None:
         for start in range(0, len(offsets), 8192):
@@ -319,10 +319,12 @@ class Worker:
                 self.sent(words[SEQ] + 1, last=i == last)
                 begun = clock()
                 continue
+            if mark & SLABS:  # it may be large: it travels alone, so that a thread can read it
+                self.send_results(sizes, out, clock() - begun, words[SEQ])
             sizes.append(len(answer) | mark)
             out.append(answer)
             now = clock()
-            if i == last or now - begun > FRAME_NS or not self.record(mark, answer):
+            if i == last or mark & SLABS or now - begun > FRAME_NS or not self.record(mark, answer):
                 self.send_results(sizes, out, now - begun, words[SEQ] + 1, last=i == last)
                 begun = now
             else:
@@ -365,8 +367,9 @@ class Worker:
 
     def send_results(self, sizes: list[int], out: list[bytes], ns: int, seq: int, last: bool = False) -> None:
         if out:
+            flags = PARCEL if sizes[0] & SLABS else 0
             body = struct.pack(f"<{len(sizes)}I", *sizes) + b"".join(out)
-            self.send(RESULTS, body, len(sizes), aux=ns // 1000)
+            self.send(RESULTS, body, len(sizes), flags, ns // 1000)
             sizes.clear()
             out.clear()
             self.sent(seq, last)
