@@ -6,6 +6,7 @@ A lane is one task that runs call after call. That costs 2 to 3 us an item; a ta
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ class Lanes:
         self.function, self.reader, self.options, self.changed = function, reader, options, changed
         self.window = Window(options.limit, ordered=options.ordered, raising=not options.return_exceptions)
         self.in_flight: set[asyncio.Task[None]] = set()
-        self.idle: set[asyncio.Future[None]] = set()
+        self.idle: deque[asyncio.Future[None]] = deque()
         self.retried = 0
         self.closed = False
         self.running = 0
@@ -45,7 +46,7 @@ class Lanes:
             return
         room = self.window.room()
         while room > 0 and self.idle:
-            future = self.idle.pop()
+            future = self.idle.popleft()
             if not future.done():
                 future.set_result(None)
                 room -= 1
@@ -85,12 +86,15 @@ class Lanes:
         window, reader, function, star = self.window, self.reader, self.function, self.reader.star
         run = self._careful if self.careful else None
         one, limit = reader.one, window.limit
+        idle, new_future = self.idle, asyncio.get_running_loop().create_future
         while not self.closed:
             item = one() if window.read - window.taken < limit else NOTHING
             if item is NOTHING:
                 if reader.exhausted and not reader.ready():
                     break
-                await self._wait()
+                future = new_future()
+                idle.append(future)
+                await future
                 continue
             window.read += 1
             self.running += 1
@@ -112,18 +116,13 @@ class Lanes:
             except Exception as raised:
                 error = raised
             self.running -= 1
-            window.fill(block, 0, [value], {0: error} if error is not None else None)
+            if error is None:
+                window.put(block, value)
+            else:
+                window.fill(block, 0, [value], {0: error})
             self.changed()
         if self.complete():
             self.changed()
-
-    async def _wait(self) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self.idle.add(future)
-        try:
-            await future
-        finally:
-            self.idle.discard(future)
 
     async def _careful(self, item: Any) -> Any:
         """One call with its limiter, rate, timeout and retries."""

@@ -180,6 +180,9 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
     async def _list(self) -> list[T]:
         everything = list(self._ready)
         self._ready.clear()
+        engine = self._engine or await self._start()
+        engine.window.take_all()
+        engine.moved()
         try:
             while True:
                 everything += await self._next_list()

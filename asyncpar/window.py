@@ -52,9 +52,15 @@ class Window:
         self.lent_bytes = 0
         self.bytes = 0
         self.failure: BaseException | None = None
+        self._greedy = False
         self._failed = False
         self._blocks: deque[Block] = deque()  # ordered
         self._lists: deque[tuple[list[Any], int]] = deque()  # unordered
+
+    def take_all(self) -> None:
+        """From now on the consumer takes every result as it comes: it makes a list of them."""
+        self._greedy = True
+        self.taken, self.lent = self.finished, 0
 
     def room(self) -> int:
         """How many items may be read from the source now."""
@@ -97,7 +103,7 @@ class Window:
         if errors is None and self.ordered and len(values) == block.size:
             block.values = values if type(values) is list else list(values)
             block.missing = 0
-            self.finished += block.size
+            self._finish(block.size)
             return
         if errors is not None:
             values = list(values)
@@ -106,7 +112,7 @@ class Window:
             self._failed = self._failed or (self.raising and bool(errors))
             holes = sum(value is HOLE for value in values)
         block.missing -= len(values) - holes
-        self.finished += len(values) - holes
+        self._finish(len(values) - holes)
         if not self.ordered:
             kept = [value for value in values if value is not HOLE] if holes else values
             share = 0 if block.missing else block.nbytes
@@ -117,6 +123,22 @@ class Window:
             if not block.values:
                 block.values = [HOLE] * block.size
             block.values[first : first + len(values)] = values
+
+    def put(self, block: Block, value: Any) -> None:
+        """The result of a block's only call."""
+        if self.ordered:
+            block.values = [value]
+            block.missing = 0
+        else:
+            self._lists.append(([value], block.nbytes))
+        self.finished += 1
+        if self._greedy:
+            self.taken += 1
+
+    def _finish(self, count: int) -> None:
+        self.finished += count
+        if self._greedy:
+            self.taken += count
 
     def pull(self) -> list[Any] | None:
         """Results to hand out next, or ``None`` if there are none yet.
@@ -131,7 +153,7 @@ class Window:
         values, nbytes = self._next()
         if values is None:
             return None
-        self.lent, self.lent_bytes = len(values), nbytes
+        self.lent, self.lent_bytes = 0 if self._greedy else len(values), nbytes
         if self._failed and any(type(value) is Failure for value in values):
             at = next(i for i, value in enumerate(values) if type(value) is Failure)
             self.failure = values[at].error
@@ -140,7 +162,7 @@ class Window:
 
     def _next(self) -> tuple[list[Any] | None, int]:
         if not self.ordered:
-            return self._lists.popleft() if self._lists else (None, 0)
+            return self._next_list()
         if not self._blocks:
             return None, 0
         blocks = self._blocks
@@ -163,3 +185,14 @@ class Window:
             return None, 0
         block.taken = end
         return values[start:end], 0
+
+    def _next_list(self) -> tuple[list[Any] | None, int]:
+        lists = self._lists
+        if not lists:
+            return None, 0
+        values, nbytes = lists.popleft()
+        while lists and len(values) + len(lists[0][0]) <= MANY:
+            more, weight = lists.popleft()
+            values += more
+            nbytes += weight
+        return values, nbytes
