@@ -102,6 +102,7 @@ class Call(asyncio.Future[Any]):
 
     def end(self, value: Any, error: BaseException | None) -> None:
         """Take the outcome, unless the caller has gone."""
+        self.chunk = None  # which holds this call: a large value must not wait for the garbage collector
         if self.done():
             return
         if self.stopping or isinstance(error, Cancelled):

@@ -427,6 +427,22 @@ async def test_buffers_are_used_again():
         assert not pool.nursery.arena.live
 
 
+@pytest.mark.parametrize("size", [100_000, 4 * MEGABYTE])
+async def test_a_result_goes_with_its_last_reader(size):
+    """Without the help of the garbage collector: until then neither memory nor slab could be used again."""
+    gc.disable()
+    try:
+        async with ProcessPool(1) as pool:
+            array = await pool.run(far.add_one, np.ones(size, np.uint8))
+            again = [value async for value in pool.map(far.add_one, [array] * 3)]
+            assert not pool.freed
+            del array, again
+            await asyncio.sleep(0)
+            assert len(pool.freed) == 4
+    finally:
+        gc.enable()
+
+
 async def test_large_results_of_a_map_while_the_worker_talks_on(caplog):
     """What a worker says while its large result is being read waits for its turn."""
     async with ProcessPool(2) as pool:
