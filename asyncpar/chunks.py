@@ -150,6 +150,22 @@ class Chunk:
             first, self.done = self.done, len(self.items)
             self.source.requeue(self, first, apart)
 
+    def split(self, first: int) -> Chunk:
+        """The calls from ``first`` on as a chunk of their own, which never started; all of it is this one itself."""
+        if not first:
+            return self
+        rest = Chunk(
+            self.source,
+            self.items[first:],
+            self.function,
+            singles=self.singles,
+            star=self.star,
+            timeout=self.timeout,
+        )
+        rest.block, rest.offset = self.block, self.offset + first
+        self.items = self.items[:first]
+        return rest
+
     def stop(self, index: int, outcome: BaseException) -> None:
         """Note what a call that is being stopped will end with."""
         if self.stops is None:

@@ -33,7 +33,11 @@ class Lanes:
         self.retried = 0
         self.closed = False
         self.running = 0
-        self.careful = bool(options.timeout or options.retries or options.limiter or options.rate)
+        self._run: Callable[[Any], Awaitable[Any]]
+        if options.timeout or options.retries or options.limiter or options.rate:
+            self._run = self._careful
+        else:
+            self._run = (lambda item: function(*item)) if reader.star else function
 
     def start(self) -> None:
         self.reader.start(self.moved, self.window.room)
@@ -83,8 +87,7 @@ class Lanes:
         return self.reader.exhausted and not self.reader.ready() and not self.running
 
     async def _lane(self) -> None:
-        window, reader, function, star = self.window, self.reader, self.function, self.reader.star
-        run = self._careful if self.careful else None
+        window, reader, run = self.window, self.reader, self._run
         one, limit = reader.one, window.limit
         idle, new_future = self.idle, asyncio.get_running_loop().create_future
         while not self.closed:
@@ -102,12 +105,7 @@ class Lanes:
             error: BaseException | None = None
             value: Any = None
             try:
-                if run is not None:
-                    value = await run(item)
-                elif star:
-                    value = await function(*item)
-                else:
-                    value = await function(item)
+                value = await run(item)
             except asyncio.CancelledError as raised:
                 if self.closed:
                     self.running -= 1

@@ -132,7 +132,7 @@ class CallQueue:
     def take(self, busy: bool) -> Chunk | None:
         calls = self.calls
         while calls and calls[0].done():
-            calls.popleft()
+            del calls[0]
         if not calls or (self.outcomes and len(calls) < WORTH_A_CHUNK):
             return None
         cost = calls[0].function.seconds
@@ -159,7 +159,7 @@ class CallQueue:
                     return
                 budget -= seconds
                 taken.append(call)
-            calls.popleft()
+            del calls[0]
 
     def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
         calls, outcomes = chunk.items, self.outcomes
@@ -181,7 +181,9 @@ class CallQueue:
         if outcomes:
             self.pool.loop.call_soon(self._end_some)
         else:
-            self.pool.loop.call_soon(self.pool.offer, self)  # behind the last tasks: they have made their calls then
+            self.pool.loop.call_soon(
+                self.pool.offer, self
+            )  # behind the last tasks: they have made their calls then
 
     def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
         again = []

@@ -396,3 +396,17 @@ def make_bytes(n: int, kind: str) -> Any:
 def check_bytes(x: Any) -> tuple[str, int, int]:
     view = memoryview(x)
     return type(x).__name__, view.nbytes, view.cast("B")[-1]
+
+
+def long_if(seconds_and_number: tuple[float, int]) -> int:
+    seconds, number = seconds_and_number
+    if seconds:
+        time.sleep(seconds)
+    return number
+
+
+def total_after(seconds_and_array: tuple[float, Any]) -> int:
+    seconds, array = seconds_and_array
+    if seconds:
+        time.sleep(seconds)
+    return int(array.sum())

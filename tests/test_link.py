@@ -36,6 +36,13 @@ class FakeCall:
         self.item, self.function, self.lends = item, function, lends
 
 
+class Sent:
+    """A chunk as the worker has it."""
+
+    def __init__(self, ids: list[int], singles: bool, slabs: list[int]) -> None:
+        self.ids, self.singles, self.slabs = ids, singles, slabs
+
+
 class FakeArena:
     """A control block, and the slabs that are in use."""
 
@@ -60,6 +67,8 @@ class FakeWorker(Worker):
 class Machine(RuleBasedStateMachine):
     """As the pool: sends chunks, cancels, takes outcomes, and starts another worker when one has died."""
 
+    offered = False
+
     def __init__(self) -> None:
         super().__init__()
         self.function = Function(len)
@@ -78,8 +87,8 @@ class Machine(RuleBasedStateMachine):
         self.worker = FakeWorker(self.arena)
         memory = self.arena.memory
         self.link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload: None, self.free)
-        self.inbox: deque[Chunk] = deque()
-        self.chunk: Chunk | None = None
+        self.inbox: deque[Sent] = deque()
+        self.chunk: Sent | None = None
         self.at = 0
         self.in_call = False
 
@@ -127,19 +136,41 @@ class Machine(RuleBasedStateMachine):
         chunk = Chunk(self, items, self.function, singles=singles)  # type: ignore[arg-type]
         if slabs and not singles:
             chunk.slabs = [self.new_slab()]
-        self.link.sent(chunk)
-        self.inbox.append(chunk)
+        self.send(chunk)
 
-    @precondition(lambda self: self.link.in_flight)
+    def send(self, chunk: Chunk) -> None:
+        self.link.sent(chunk)
+        self.inbox.append(Sent(self.ids(chunk), chunk.singles, list(chunk.slabs)))
+
+    def mine(self) -> list[Chunk]:
+        """What the worker has and is still to answer for."""
+        return [chunk for chunk in self.link.in_flight if chunk.source is self]
+
+    @precondition(lambda self: self.mine())
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        chunk = data.draw(st.sampled_from(list(self.link.in_flight)))
+        chunk = data.draw(st.sampled_from(self.mine()))
         first = data.draw(st.integers(chunk.done, len(chunk.items) - 1))
         last = data.draw(st.integers(first, len(chunk.items) - 1))
         for i in range(first, last + 1):
             chunk.stop(i, Cancelled())
             self.asked_to_stop.add(self.ids(chunk)[i])
         self.link.cancel(chunk, first, last)
+
+    @precondition(lambda self: self.link.stuck(self.link.words[SEQ]) and not self.link.recalling)
+    @rule()
+    def recall(self) -> None:
+        self.link.recall()
+
+    @rule()
+    def take_signal(self) -> None:
+        self.worker.note_recall()
+
+    @rule()
+    def take_back(self) -> None:
+        for chunk in self.link.take_back():
+            chunk.requeue()
+        self.link.ended.clear()
 
     @precondition(lambda self: not self.in_call and (self.chunk is not None or self.inbox))
     @rule()
@@ -152,9 +183,18 @@ class Machine(RuleBasedStateMachine):
             self.errors: dict[int, bytes] = {}
             self.sizes: list[int] = []
         worker.note_cancelled()
+        seq = worker.words[SEQ]
+        if worker.kept <= seq < worker.recalled:
+            if self.chunk.singles:
+                worker.send_results(self.sizes, self.values, 1000, seq)
+            else:
+                worker.send_values(self.values, self.errors, 1000, seq)
+            worker.give_back(len(self.chunk.ids) - self.at)
+            self.chunk = None
+            return
         self.in_call = True
-        if not worker.is_cancelled(worker.words[SEQ]):
-            call = self.ids(self.chunk)[self.at]
+        if not worker.is_cancelled(seq):
+            call = self.chunk.ids[self.at]
             assert call not in self.started, "a call ran twice"
             self.started.add(call)
 
@@ -166,7 +206,7 @@ class Machine(RuleBasedStateMachine):
         worker.note_cancelled()
         seq = worker.words[SEQ]
         self.in_call = False
-        last = self.at == len(chunk.items) - 1
+        last = self.at == len(chunk.ids) - 1
         stopped = worker.is_cancelled(seq)
         if hold and last and chunk.slabs and not worker_holds(self, chunk.slabs[0]):
             worker.send_offsets(HELD, list(chunk.slabs))
@@ -215,7 +255,7 @@ class Machine(RuleBasedStateMachine):
 
     def raw_outcome(self) -> tuple[Any, BaseException | None]:
         assert self.chunk is not None
-        outcome = self.outcome[self.ids(self.chunk)[self.at]]
+        outcome = self.outcome[self.chunk.ids[self.at]]
         return (None, ValueError(*outcome.args)) if isinstance(outcome, Exception) else (outcome, None)
 
     kept: int | None = None
@@ -236,7 +276,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def die(self) -> None:
-        running = self.ids(self.chunk)[self.at] if self.chunk is not None else None
+        running = self.chunk.ids[self.at] if self.chunk is not None else None
         done = self.started - {running}
         self.link.feed(bytes(self.worker.pipe))
         before = dict(self.ended)
@@ -270,21 +310,22 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def in_flight_is_what_has_not_ended(self) -> None:
-        in_flight = [i for chunk in self.link.in_flight for i in self.ids(chunk)[chunk.done :]]
+        in_flight = [i for chunk in self.mine() for i in self.ids(chunk)[chunk.done :]]
         again = [i for ids in self.waiting for i in ids]
         assert sorted(in_flight + again) == sorted(self.outcome.keys() - self.ended.keys())
 
     def teardown(self) -> None:
         if not hasattr(self, "worker"):
             return
-        while self.chunk is not None or self.inbox or self.waiting or self.in_call:
+        while self.chunk is not None or self.inbox or self.waiting or self.in_call or self.worker.pipe:
             if self.in_call:
                 self.end_call(False, False)
             elif self.chunk is not None or self.inbox:
                 self.begin_call()
-            else:
+            elif self.waiting:
                 self.send_again()
-        self.read(1 << 30)
+            else:
+                self.read(1 << 30)
         if self.kept is not None:
             self.let_go()
             self.read(1 << 30)
@@ -293,9 +334,7 @@ class Machine(RuleBasedStateMachine):
 
     def send_again(self) -> None:
         ids = self.waiting.popleft()
-        chunk = Chunk(self, ids, self.function)  # type: ignore[arg-type]
-        self.link.sent(chunk)
-        self.inbox.append(chunk)
+        self.send(Chunk(self, ids, self.function))  # type: ignore[arg-type]
 
 
 def worker_holds(machine: Machine, at: int) -> bool:

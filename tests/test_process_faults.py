@@ -9,6 +9,7 @@ import random
 import signal
 import time
 
+import numpy as np
 import psutil
 import pytest
 
@@ -250,3 +251,44 @@ async def test_a_stopped_worker_is_killed_when_the_call_has_timed_out():
         assert [x for x in found if not isinstance(x, Exception)] == [0, 1, 2, 4, 5]
         assert isinstance(found[3], CallTimeoutError)
         assert all(psutil.Process(pid).status() != psutil.STATUS_STOPPED for pid in pool.pids)
+
+
+async def test_calls_behind_a_long_one_are_taken_back_by_idle_workers():
+    """Trivial calls travel together; when one of them turns out to be long, the others do not wait for it."""
+    async with ProcessPool(2) as pool:
+        await pool.map(far.long_if, [(0.0, i) for i in range(2000)])  # it is known to be trivial now
+        seconds = [(0.0, i) for i in range(2000)]
+        seconds[700] = (1.0, 700)
+        ended = [i async for i in pool.map(far.long_if, seconds, ordered=False)]
+        assert sorted(ended) == list(range(2000))
+        assert ended[-1] == 700
+
+
+async def test_single_calls_behind_a_long_one_are_taken_back_once():
+    runs: dict[int, int] = {}
+
+    async def one(i: int) -> None:
+        ended = await pool.run(far.long_if, (0.5 if i == 20 else 0.0, i))
+        runs[ended] = runs.get(ended, 0) + 1
+        order.append(ended)
+
+    async with ProcessPool(2) as pool:
+        await asyncio.gather(*(pool.run(far.long_if, (0.0, i)) for i in range(200)))
+        order: list[int] = []
+        await asyncio.gather(*(one(i) for i in range(100)))
+    assert runs == dict.fromkeys(range(100), 1)
+    assert order[-1] == 20
+
+
+async def test_arrays_and_lists_that_are_taken_back_arrive_whole():
+    async with ProcessPool(2) as pool:
+        arrays = [np.full(100_000, i % 250, np.uint8) for i in range(60)]
+        expected = [int(array[0]) * array.size for array in arrays]
+        for long in range(0, 60, 7):
+            assert await pool.map(far.total_after, [(0.05 * (i == long), a) for i, a in enumerate(arrays)],
+                                  chunksize=10) == expected  # fmt: skip
+        for _ in range(200):  # until the last worker has come to what was taken from it
+            if not pool.nursery.arena.live:
+                return
+            await asyncio.sleep(0.01)
+        assert not pool.nursery.arena.live

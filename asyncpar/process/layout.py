@@ -19,6 +19,7 @@ and towards the loop, always in the order of the calls:
 RESULTS    per call a size, then their values                       count; aux: us
 VALUES     pickled list of values                                   count; aux: us
 STOPPED    nothing: these calls were cancelled                      count
+RETURNED   nothing: the rest of the chunk was recalled, never begun count
 REFUSED    pickled error: nothing of this chunk could be read       count
 HELD       offsets of arguments' slabs that the function kept       count
 RELEASED   offsets of slabs that it has let go since                count
@@ -36,7 +37,7 @@ import struct
 
 HEADER = struct.Struct("<IBBHI")  # payload bytes, kind, flags, count, aux
 FUNCTION, CALLS, MAP, SHARE, FORGET, FREE = range(6)
-RESULTS, VALUES, STOPPED, REFUSED, HELD, RELEASED, LOG, READY = range(8, 16)
+RESULTS, VALUES, STOPPED, RETURNED, REFUSED, HELD, RELEASED, LOG, READY = range(8, 17)
 
 # Flags of a header.
 TIMED = 1  # note when each call starts
@@ -58,8 +59,10 @@ LOGGED = 3  # the first call whose outcome is in the log
 SINCE = 4  # monotonic nanoseconds at which the running call began (TIMED chunks only)
 CANCELS = 5  # how many cancelled ranges were written so far
 MODE = 6  # how the log is written: PICKLED, or bare numbers
-RANGES = 8  # a ring of RING pairs: first and last cancelled call
-RING = 56
+RECALL = 7  # the loop wants back what has not begun of the calls before this one ...
+KEPT = 8  # ... and the worker begins none of them from this one on
+RANGES = 10  # a ring of RING pairs: first and last cancelled call
+RING = 55
 WORDS = RANGES + 2 * RING
 
 PICKLED, INTEGERS, FLOATS = range(3)

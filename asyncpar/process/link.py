@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from asyncpar.chunks import Chunk, Errors
@@ -19,6 +19,7 @@ from asyncpar.process.layout import (
     HEADER,
     HELD,
     INTEGERS,
+    KEPT,
     LOG,
     LOG_SIZE,
     LOGGED,
@@ -27,9 +28,11 @@ from asyncpar.process.layout import (
     PICKLED,
     RANGES,
     READY,
+    RECALL,
     REFUSED,
     RELEASED,
     RESULTS,
+    RETURNED,
     RING,
     SEQ,
     SIZE,
@@ -43,6 +46,27 @@ HEAVY = 1 << 20
 Unpack = Callable[[bytes], Any]
 
 
+class Nobody:
+    """The source of calls that were taken back: what their first worker says of them matters no more."""
+
+    offered = False
+
+    def take(self, busy: bool) -> Chunk | None:
+        return None
+
+    def waiting(self) -> bool:
+        return False
+
+    def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
+        pass
+
+    def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
+        pass
+
+
+NOBODY = Nobody()
+
+
 class Link:
     """The state of one worker. ``unpack`` reads payloads that name slabs, ``free`` takes our slabs back."""
 
@@ -51,7 +75,9 @@ class Link:
         self.unpack, self.free = unpack, free
         self.in_flight: deque[Chunk] = deque()
         self.next_seq = 0  # of the next call to be sent
-        self.delivered = 0  # of the next call to be answered
+        self.delivered = 0  # of the next call whose outcome is to be delivered
+        self.answered = 0  # of the next call the worker is to answer; less, if outcomes were read in its log
+        self.recalling = False
         self.held: set[int] = set()
         self.data = b""
         self.heavy: bytes | None = None  # a payload that somebody should read in a thread, then ``resume``
@@ -80,6 +106,56 @@ class Link:
     def running_in(self, chunk: Chunk, first: int, last: int) -> bool:
         """Whether one of these calls is running now."""
         return bool(self.words[BUSY]) and chunk.seq + first <= self.words[SEQ] <= chunk.seq + last
+
+    # -- taking back
+
+    def stuck(self, seq: int) -> bool:
+        """Whether the call that ran at the last look, ``seq``, runs still, and others wait behind it."""
+        words = self.words
+        return (
+            bool(words[BUSY])
+            and words[SEQ] == seq
+            and seq + 1 < self.next_seq
+            and words[RECALL] < self.next_seq
+        )
+
+    def recall(self) -> None:
+        """Ask for what has not begun; the worker has to be signalled, and answers as soon as it can."""
+        self.words[KEPT] = 0
+        self.words[RECALL] = self.next_seq
+        self.recalling = True
+
+    def take_back(self) -> list[Chunk]:
+        """What the worker has agreed not to begin, to be run elsewhere; its place here is kept by the dead,
+
+        for the worker's answer to such calls is still to come, in its order. What it has finished, and would
+        send with the long call, is delivered now.
+        """
+        words = self.words
+        kept, end = words[KEPT], words[RECALL]
+        if not self.recalling or not kept:
+            return []
+        self.recalling = False
+        if words[LOGGED] < kept - 1:
+            self._read_log(words[LOGGED], kept - 1)
+        back: list[Chunk] = []
+        chunks, self.in_flight = self.in_flight, deque()
+        for chunk in chunks:
+            first = max(kept - chunk.seq, chunk.done, 0)
+            if first >= len(chunk.items) or chunk.seq >= end:
+                self.in_flight.append(chunk)
+                continue
+            dead = Chunk(NOBODY, chunk.items[first:], chunk.function)
+            dead.seq = chunk.seq + first
+            back.append(chunk.split(first))
+            if not first:  # its arguments may be unpickled there all the same
+                dead.slabs, chunk.slabs = chunk.slabs, ()
+            elif chunk.finished:
+                self.ended.append(chunk)
+            else:
+                self.in_flight.append(chunk)
+            self.in_flight.append(dead)
+        return back
 
     # -- receiving
 
@@ -140,6 +216,7 @@ class Link:
     ) -> None:
         chunk = self.in_flight[0]
         chunk.function.measured(aux / 1e6, count)
+        known = self._answer(count)
         at = 4 * count
         values: list[Any] = []
         errors: Errors | None = None
@@ -147,6 +224,8 @@ class Link:
         for i, mark in enumerate(struct.unpack_from(f"<{count}I", body)):
             blob = body[at : at + (mark & SIZE)]
             at += mark & SIZE
+            if i < known:
+                continue
             if not mark & ~SIZE:
                 try:
                     values.append(loads(blob))
@@ -157,7 +236,7 @@ class Link:
             values.append(value)
             if error is not None:
                 errors = errors or {}
-                errors[i] = error
+                errors[i - known] = error
         self._deliver(chunk, values, errors)
 
     def _outcome(self, mark: int, blob: bytes) -> tuple[Any, BaseException | None]:
@@ -174,15 +253,27 @@ class Link:
         elif flags & FAILED:
             value, packed = value
             errors = {i: transit.load_error(blob) for i, blob in packed.items()}
+        known = self._answer(count)
+        if known:
+            value = value[known:]
+            errors = errors and {i - known: error for i, error in errors.items() if i >= known}
         self._deliver(chunk, value, errors)
+
+    def _answer(self, count: int) -> int:
+        """Take note that the worker has answered so many calls; how many of these were read in its log before."""
+        known = self.delivered - self.answered
+        self.answered += count
+        return known
 
     def _small(self, kind: int, count: int, body: bytes) -> None:
         if kind == STOPPED:
             chunk = self.in_flight[0]
             self._settle(chunk, count)
-            self.delivered += count
+            self._skip(count)
             chunk.stopped(count)
             self._end(chunk)
+        elif kind == RETURNED:
+            self._returned(self.in_flight[0], count)
         elif kind == REFUSED:
             self._refused(self.in_flight[0], count, body)
         elif kind == HELD:
@@ -195,9 +286,17 @@ class Link:
             running = self.in_flight[0] if self.in_flight else None
             self.messages.append((kind, body, None if running is None else running.label(running.done)))
 
+    def _returned(self, chunk: Chunk, count: int) -> None:
+        """The worker did not begin these calls: they were taken back already, or are now."""
+        self._skip(count)
+        if not chunk.singles:
+            self._settle(chunk, count)
+        chunk.requeue()
+        self._end(chunk)
+
     def _refused(self, chunk: Chunk, count: int, body: bytes) -> None:
         """Nothing of a map's chunk could be unpickled there: find out which item it was."""
-        self.delivered += count
+        self._skip(count)
         if count == 1:
             self._settle(chunk, count)
             chunk.deliver([None], {0: transit.load_error(body)})
@@ -211,6 +310,11 @@ class Link:
         self.delivered += len(values)
         chunk.deliver(values, errors)
         self._end(chunk)
+
+    def _skip(self, count: int) -> None:
+        """The next calls have no outcome of this worker's."""
+        self.delivered += count
+        self.answered += count
 
     def _end(self, chunk: Chunk) -> None:
         if chunk.done >= len(chunk.items):

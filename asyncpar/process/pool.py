@@ -30,6 +30,7 @@ from asyncpar.errors import (
     WorkerLostError,
     signal_name,
 )  # fmt: skip
+from asyncpar.feed import LONG_SECONDS
 from asyncpar.pool import Call, Pool
 from asyncpar.process import transit
 from asyncpar.process.arena import pack, unpack
@@ -87,6 +88,8 @@ class Place:
         self.retired = False
         self.gone = False
         self.served = False  # has answered something
+        self.seen = -1  # the call that ran when it was last looked at
+        self.stuck = False  # in a call that turned out to be long
         self.out = b""
         self.heavy: bytes | None = None  # what is being read in the thread
         self.written = 0
@@ -154,6 +157,7 @@ class Place:
             self.served = True
         if link.ended:
             link.ended.clear()
+            self.stuck = False
             pool.deaths = 0
             pool.pump()
         if link.messages:
@@ -306,6 +310,7 @@ class ProcessPool(Pool):
         self.deaths = 0  # workers that died at start, in a row
         self.broken: BrokenPoolError | None = None
         self.numbers = 0
+        self.watch: asyncio.TimerHandle | None = None
         self.hot_until = 0.0
         self.hot = False
         self.thread: ThreadPoolExecutor | None = None
@@ -337,6 +342,8 @@ class ProcessPool(Pool):
         self.places.append(Place(self, slots.pop()))
 
     async def _close(self) -> None:
+        if self.watch is not None:
+            self.watch.cancel()
         if not hasattr(self, "nursery"):
             return
         everyone = [*self.places, *self.leaving]
@@ -384,7 +391,7 @@ class ProcessPool(Pool):
         best: Place | None = None
         for place in self.places:
             load = place.load
-            if load < DEPTH and not place.retired and (best is None or load < best.load):
+            if load < DEPTH and not place.retired and not place.stuck and (best is None or load < best.load):
                 if load and self.max_calls is not None:
                     continue
                 best = place
@@ -393,6 +400,34 @@ class ProcessPool(Pool):
         if best is not None and self.max_calls is not None:
             self.most_calls = self.max_calls - best.calls
         return best
+
+    def pump(self) -> None:
+        super().pump()
+        if self._running and self.watch is None and not all(place.load for place in self.places):
+            self.watch = self.loop.call_later(LONG_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """While a worker idles, take back what waits behind a call that turned out to be long."""
+        self.watch = None
+        if not self._running or all(place.load for place in self.places):
+            return
+        for place in self.places:
+            link = place.link
+            if link.recalling:
+                self._take_back(place)
+            elif link.stuck(place.seen):
+                link.recall()
+                place.stuck = True
+                place.signal(signal.SIGINT)
+            place.seen = link.words[SEQ]
+        if self._running:
+            self.watch = self.loop.call_later(LONG_SECONDS, self._look)
+
+    def _take_back(self, place: Place) -> None:
+        for chunk in place.link.take_back():
+            self.vacate(chunk)
+            chunk.requeue()
+        place.after()
 
     def _interrupt(self, chunk: Chunk, first: int, last: int) -> bool:
         place: Place = chunk.place

@@ -37,6 +37,7 @@ from asyncpar.process.layout import (
     HEADER,
     HELD,
     INTEGERS,
+    KEPT,
     KEYWORDS,
     LOG_AT,
     LOG_SIZE,
@@ -47,9 +48,11 @@ from asyncpar.process.layout import (
     PARCEL,
     PICKLED,
     RANGES,
+    RECALL,
     REFUSED,
     RELEASED,
     RESULTS,
+    RETURNED,
     RING,
     SEQ,
     SHARE,
@@ -100,6 +103,7 @@ class Worker:
         self.interrupted = -1  # the call that got an interrupt already
         self.cancelled: list[tuple[int, int]] = []
         self.cancels_read = 0
+        self.kept = self.recalled = 0  # calls in between go back to the loop: see `note_recall`
         self.lent: list[tuple[int, weakref.ref[Any]]] = []
         self.released: list[int] = []
         self.runner: Any = None
@@ -238,6 +242,7 @@ class Worker:
     def on_signal(self, signum: int, frame: Any) -> None:
         """The loop has cancelled calls. Raises inside the one that runs; the others never start."""
         self.note_cancelled()
+        self.note_recall()
         running = self.words[SEQ]
         if self.inside[0] and self.interrupted != running and self.is_cancelled(running):
             self.interrupted = running
@@ -254,8 +259,22 @@ class Worker:
             self.cancelled.append((words[at], words[at + 1]))
             self.cancels_read += 1
 
+    def note_recall(self) -> None:
+        """Agree to begin no more of what was sent so far, if the loop wants it back: others are idle."""
+        words = self.words
+        if words[RECALL] > self.recalled:
+            self.recalled = words[RECALL]
+            self.kept = words[SEQ] + words[BUSY]
+            self.cancelled.append((self.kept, self.recalled - 1))
+            words[KEPT] = self.kept
+
     def is_cancelled(self, seq: int) -> bool:
         return any(first <= seq <= last for first, last in self.cancelled)
+
+    def give_back(self, count: int) -> None:
+        """The rest of this chunk was recalled."""
+        self.send(RETURNED, b"", count)
+        self.sent(self.words[SEQ] + count, last=True)
 
     # -- calls
 
@@ -315,6 +334,9 @@ class Worker:
                 self.settle()
             if stopped:
                 self.send_results(sizes, out, clock() - begun, words[SEQ])
+                if self.kept <= words[SEQ] < self.recalled:
+                    self.give_back(count - i // 2)
+                    break
                 self.send(STOPPED, b"", 1)
                 self.sent(words[SEQ] + 1, last=i == last)
                 begun = clock()
@@ -421,6 +443,8 @@ class Worker:
                 inside[0] = 0
                 value = None
                 if type(raised) is Interrupted and is_cancelled(seq):
+                    if self.kept <= seq < self.recalled:
+                        break
                     self.send_values(values, errors, clock() - begun, seq)
                     self.send(STOPPED, b"", 1)
                     seq += 1
@@ -452,7 +476,9 @@ class Worker:
         item = items = value = None
         if self.lent:
             self.settle()
-        self.send_values(values, errors, clock() - begun, seq, last=True)
+        self.send_values(values, errors, clock() - begun, seq, last=seq == end)
+        if seq < end:
+            self.give_back(end - seq)
         self.done()
 
     def record_value(self, value: Any, error: bytes | None, count: int) -> bool:
