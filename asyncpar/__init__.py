@@ -23,9 +23,10 @@ Names are imported when they are first used: workers import this package too, an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
 if TYPE_CHECKING:
+    from typing import Any
+
     from asyncpar.combine import as_completed as as_completed
     from asyncpar.combine import first as first
     from asyncpar.combine import gather as gather

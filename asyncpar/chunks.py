@@ -7,7 +7,10 @@ calls that were made one by one (``run``). A *source* hands out chunks and takes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+
+TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
+if TYPE_CHECKING:
+    from typing import Any, Protocol
 
 CO_COROUTINE = 0x80  # of code objects: inspect.CO_COROUTINE, whose module takes 7 ms to import
 Errors = dict[int, BaseException]  # index -> error
@@ -55,24 +58,26 @@ def is_async(function: Any) -> bool:
     return bool(code is not None and code.co_flags & CO_COROUTINE)
 
 
-class Source(Protocol):
-    """Where chunks come from and where their outcomes go."""
+if TYPE_CHECKING:
 
-    offered: bool
-    """Whether it stands in its pool's row of sources that have something: the pool's alone to set."""
+    class Source(Protocol):
+        """Where chunks come from and where their outcomes go."""
 
-    def take(self, busy: bool) -> Chunk | None:
-        """The next chunk, for a place where something runs already (``busy``) or not."""
+        offered: bool
+        """Whether it stands in its pool's row of sources that have something: the pool's alone to set."""
 
-    def waiting(self) -> bool:
-        """Whether something may be left to take."""
-        ...
+        def take(self, busy: bool) -> Chunk | None:
+            """The next chunk, for a place where something runs already (``busy``) or not."""
 
-    def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
-        """Outcomes of the calls from ``first`` on, in order."""
+        def waiting(self) -> bool:
+            """Whether something may be left to take."""
+            ...
 
-    def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
-        """The calls from ``first`` on never started: they go to another worker, ``apart`` each alone."""
+        def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
+            """Outcomes of the calls from ``first`` on, in order."""
+
+        def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
+            """The calls from ``first`` on never started: they go to another worker, ``apart`` each alone."""
 
 
 class Chunk:

@@ -17,7 +17,10 @@ Whatever a call itself raises arrives as it is, with the worker's traceback in a
 from __future__ import annotations
 
 import signal as _signal
-from typing import Any
+
+TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "AsyncparError",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncpar.chunks import Cancelled, Chunk, Errors, Function
 from asyncpar.limits import Limiter, RateLimiter
@@ -23,8 +21,7 @@ LONG_SECONDS = 5e-3
 """Nothing is queued behind calls that take longer than this: they would wait while others idle."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """The keywords of ``map``, checked."""
 
     limit: int
@@ -45,6 +42,8 @@ def backoff(attempt: int) -> float:
     Between 0 and 50 ms, 100 ms, 200 ms, ... up to 10 s. Full jitter spreads clients best:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
+    import random
+
     return random.uniform(0, min(10.0, 0.05 * 2 ** (attempt - 2)))
 
 

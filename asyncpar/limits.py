@@ -20,9 +20,8 @@ import contextvars
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Limiter", "LimiterStatistics", "RateLimiter", "RateLimiterStatistics"]
 
 
-@dataclass(frozen=True, slots=True)
-class LimiterStatistics:
+class LimiterStatistics(NamedTuple):
     """What `Limiter.statistics()` returns."""
 
     total: int
@@ -42,8 +40,7 @@ class LimiterStatistics:
     """How many tasks wait in `acquire()`."""
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimiterStatistics:
+class RateLimiterStatistics(NamedTuple):
     """What `RateLimiter.statistics()` returns."""
 
     calls: int
@@ -56,30 +53,29 @@ class RateLimiterStatistics:
     """How many tasks wait in `acquire()`."""
 
 
-@dataclass(eq=False, slots=True)
 class _TaskPlace:
     """The place in line of a task that waits for `n`."""
 
-    loop: asyncio.AbstractEventLoop
-    n: int
-    future: asyncio.Future[None] = field(init=False)
-    granted: bool = False
-    served_in: int = 0
+    __slots__ = ("future", "granted", "loop", "n", "served_in")
 
-    def __post_init__(self) -> None:
-        self.future = self.loop.create_future()
+    def __init__(self, loop: asyncio.AbstractEventLoop, n: int) -> None:
+        self.loop, self.n = loop, n
+        self.future = loop.create_future()
+        self.granted = False
+        self.served_in = 0
 
 
-@dataclass(eq=False, slots=True)
 class _CallbackPlace:
     """The place in line of a callback: whatever is free is worth a call."""
 
-    loop: asyncio.AbstractEventLoop
-    callback: Callable[[], object]
-    # The deal runs in the context of whoever freed something; the callback must not.
-    context: contextvars.Context = field(default_factory=contextvars.copy_context)
-    n: int = 1
-    served_in: int = 0
+    __slots__ = ("callback", "context", "loop", "n", "served_in")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+        self.loop, self.callback = loop, callback
+        # The deal runs in the context of whoever freed something; the callback must not.
+        self.context = contextvars.copy_context()
+        self.n = 1
+        self.served_in = 0
 
     def call(self) -> None:
         try:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
+if TYPE_CHECKING:
+    from typing import Any
 
 _here = threading.local()
 

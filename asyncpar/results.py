@@ -6,9 +6,8 @@ import asyncio
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from asyncpar.errors import PoolClosedError, foreign
 from asyncpar.window import Window
@@ -30,8 +29,7 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ResultsStatistics:
+class ResultsStatistics(NamedTuple):
     """A map at one moment.
 
     :ivar read: items read from the source

@@ -7,9 +7,10 @@ Loop side: ``pool`` (dispatch, healing), ``link`` (the state of one worker, no I
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
 if TYPE_CHECKING:
+    from typing import Any
+
     from asyncpar.process.pool import ProcessPool as ProcessPool
 
 __all__ = ["ProcessPool"]

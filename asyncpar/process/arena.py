@@ -8,16 +8,18 @@ times a warm copy. Imports almost nothing: workers use it too.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import pickle
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
 
 from asyncpar.process.layout import BLOCK, OUT_OF_BAND
+
+TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
+if TYPE_CHECKING:
+    from typing import Any
 
 REGION = 8 << 30
 KEEP_WARM = 256 << 20
@@ -118,8 +120,10 @@ class Arena:
     def close(self) -> None:
         """Close the file. Where results in it are still read, the mapping goes with the last of them."""
         os.close(self.fd)
-        with contextlib.suppress(BufferError):
+        try:
             self.map.close()
+        except BufferError:
+            pass
 
 
 def pack(arena: Arena, value: object, dump: Callable[..., bytes] = pickle.dumps) -> tuple[bytes, Refs]:

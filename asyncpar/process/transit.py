@@ -10,10 +10,13 @@ import pickle
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
 
 from asyncpar.errors import SerializationError, _rebuild, foreign
 from asyncpar.process.layout import LOG, READY
+
+TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
+if TYPE_CHECKING:
+    from typing import Any
 
 Send = Callable[..., None]
 

@@ -17,7 +17,6 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, NoReturn
 
 from asyncpar import residence
 from asyncpar.chunks import is_async
@@ -65,6 +64,10 @@ from asyncpar.process.layout import (
     VALUES,
     WRITTEN,
 )  # fmt: skip
+
+TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 SCALARS = frozenset((int, float, str, bool, type(None)))
 LENGTH = struct.Struct("<I")

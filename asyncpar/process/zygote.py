@@ -13,12 +13,14 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
-from typing import Any, NoReturn
 
 from asyncpar.process import transit, worker
 from asyncpar.process.arena import Arena
+
+TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 LENGTH = struct.Struct("<I")
 POLL_SECONDS = 0.01
@@ -90,6 +92,8 @@ class Zygote:
 
     def spawn_fresh(self, slot: int, read_fd: int, write_fd: int, settings: dict[str, Any]) -> int:
         """A worker from a new interpreter: slower, and free of whatever was preloaded here."""
+        import subprocess
+
         everything = self.settings | settings
         reader, writer = os.pipe()
         code = f"from asyncpar.process.zygote import fresh; fresh({slot}, {read_fd}, {write_fd}, {reader})"
