@@ -12,6 +12,8 @@ import pytest
 
 HEAVY = {"asyncio", "anyio", "uvloop", "numpy", "multiprocessing", "concurrent.futures", "importlib.metadata"}
 
+BESIDE_ASYNCIO = {"__future__", "_compat_pickle", "_pickle", "fcntl", "mmap", "pickle"}
+
 
 def modules_after(statement: str) -> set[str]:
     """The modules of a fresh interpreter that ran the statement, beyond those it starts with."""
@@ -36,3 +38,10 @@ def test_the_entry_point_of_a_pool_imports_only_its_own_place():
     """The process pool loads neither the threads nor the command."""
     loaded = modules_after("from asyncpar import ProcessPool")
     assert loaded & {"asyncpar.thread", "asyncpar.cli", "asyncpar.testing", "numpy"} == set()
+
+
+def test_the_main_names_import_little_beyond_asyncio():
+    """A program that uses asyncio pays for asyncpar's own modules and what pickling takes, not for more of the library."""
+    uses = "asyncpar.ProcessPool, asyncpar.run, asyncpar.map, asyncpar.gather"
+    extra = modules_after(f"import asyncio, asyncpar; {uses}") - modules_after("import asyncio")
+    assert {name for name in extra if not name.startswith("asyncpar")} <= BESIDE_ASYNCIO

@@ -7,9 +7,12 @@ import sys
 
 import pytest
 
+import asyncpar
+
 HEAVY = {
     "anyio", "asyncio", "concurrent", "ctypes", "dataclasses", "email", "importlib.metadata", "inspect", "json", "logging",
-    "multiprocessing", "numpy", "pathlib", "runpy", "tempfile", "typing_extensions", "unittest", "uvloop",
+    "contextlib", "multiprocessing", "numpy", "pathlib", "runpy", "subprocess", "tempfile", "typing", "typing_extensions",
+    "unittest", "uvloop",
 }  # fmt: skip
 """What takes more than a moment to import, or has no business there."""
 
@@ -31,3 +34,10 @@ def test_the_far_side_imports_almost_nothing(module):
     found = imported_by(module)
     assert not {name for name in found if name in HEAVY or name.split(".")[0] in HEAVY}
     assert {name for name in found if name.split(".")[0] == "asyncpar"} <= ALLOWED
+
+
+async def test_a_worker_imports_logging_when_a_function_does():
+    """To import `logging` takes longer than to fork a worker; records arrive all the same (tests/test_process.py)."""
+    async with asyncpar.ProcessPool(1) as pool:
+        assert not await pool.run(eval, "'logging' in __import__('sys').modules")
+        assert await pool.run(eval, "len(__import__('logging').root.handlers)") == 1

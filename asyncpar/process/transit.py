@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import types
+import warnings
 from collections.abc import Callable
 
 from asyncpar.errors import SerializationError, _rebuild, foreign
@@ -161,7 +162,7 @@ def prepare(send: Send, settings: dict[str, Any]) -> None:
             faulthandler.enable()
         except (ValueError, OSError):  # stderr has no descriptor
             pass
-    forward_logging(send, settings["log_level"])
+    ForwardLogging(send, settings["log_level"])
 
 
 def io_text() -> Any:
@@ -182,32 +183,64 @@ def initialize(send: Send, settings: dict[str, Any]) -> None:
     send(READY, b"")
 
 
-def forward_logging(send: Send, level: int) -> None:
-    """Send logging records and warnings to the loop's process."""
+class ForwardLogging:
+    """Has logging records and warnings sent to the loop's process, from when ``logging`` is imported here.
+
+    A finder of ``sys.meta_path``: most calls do not log, and to import ``logging`` takes longer than to fork a worker.
+    """
+
+    def __init__(self, send: Send, level: int) -> None:
+        self.send, self.level = send, level
+        if "logging" in sys.modules:
+            self.install()
+        else:
+            sys.meta_path.insert(0, self)
+        warnings.showwarning = show_warning
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "logging":
+            return None
+        sys.meta_path.remove(self)
+        import importlib.machinery
+
+        spec: Any = importlib.machinery.PathFinder.find_spec(name)
+        run = spec.loader.exec_module
+
+        def run_and_install(module: types.ModuleType) -> None:
+            run(module)
+            self.install()
+
+        spec.loader.exec_module = run_and_install
+        return spec
+
+    def install(self) -> None:
+        import logging
+
+        send = self.send
+
+        class Forward(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                try:
+                    data = {**record.__dict__, "msg": record.getMessage(), "args": None, "exc_info": None}
+                    if record.exc_info:
+                        data["exc_text"] = logging.Formatter().formatException(record.exc_info)
+                    send(LOG, pickle.dumps(_plain(data), 5))
+                except Exception:
+                    self.handleError(record)
+
+        root = logging.getLogger()
+        root.handlers[:] = [Forward()]
+        root.setLevel(self.level)
+
+
+def show_warning(
+    message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """A warning becomes a record of the logger ``py.warnings``."""
     import logging
-    import warnings
 
-    class Forward(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            try:
-                data = {**record.__dict__, "msg": record.getMessage(), "args": None, "exc_info": None}
-                if record.exc_info:
-                    data["exc_text"] = logging.Formatter().formatException(record.exc_info)
-                send(LOG, pickle.dumps(_plain(data), 5))
-            except Exception:
-                self.handleError(record)
-
-    def show(
-        message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
-    ) -> None:
-        logging.getLogger("py.warnings").warning(
-            "%s", warnings.formatwarning(message, category, filename, lineno, line).rstrip()
-        )
-
-    root = logging.getLogger()
-    root.handlers[:] = [Forward()]
-    root.setLevel(level)
-    warnings.showwarning = show
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    logging.getLogger("py.warnings").warning("%s", text.rstrip())
 
 
 def _plain(data: dict[str, Any]) -> dict[str, Any]:
