@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from benchmarks import report
 from benchmarks.cases import CASES
 from benchmarks.metrics import NULL, OURS
 from benchmarks.peers import PEERS
-from benchmarks.runner import Plan, execute
+from benchmarks.runner import Plan, execute, finished, requests
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    document = json.loads(options.show.read_text()) if options.show else measure(plan_from(options))
-    if options.json:
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
-    print(report.render(document, options.markdown))
+    document = (
+        json.loads(options.show.read_text()) if options.show else measure(plan_from(options), options.json)
+    )
+    print(report.render(document, options.markdown, options.brief))
     return 0
 
 
@@ -43,10 +43,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="one round of tiny sizes: does everything run?")
     parser.add_argument("--seed", type=int, default=1, help="of the order of runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="keep every run here; what it holds already is not run again",
+    )
     parser.add_argument(
         "--show", type=Path, metavar="FILE", help="measure nothing: print the table of such a file"
     )
+    parser.add_argument("--brief", action="store_true", help="only the first table")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     return parser.parse_args(arguments)
 
@@ -77,12 +83,48 @@ def plan_from(options: argparse.Namespace) -> Plan:
     )
 
 
-def measure(plan: Plan) -> dict[str, Any]:
-    host, runs = report.machine(plan.peers, plan.loop), []
-    for run in execute(plan):
+def measure(plan: Plan, file: Path | None) -> dict[str, Any]:
+    """Measure what the file does not hold, and keep it there run by run, so that a run may be stopped and taken up."""
+    document: dict[str, Any] = {
+        "machine": report.machine(plan.peers, plan.loop),
+        "plan": asdict(plan),
+        "runs": [],
+    }
+    if file and file.exists():
+        document = continued(json.loads(file.read_text()), document)
+        plan = replace(
+            plan, peers=document["plan"]["peers"]
+        )  # a block is measured with all its peers, or not
+    runs = document["runs"]
+    done = finished(plan, runs)
+    # A block that was broken off is measured anew: a ratio is worth little if its two runs lie hours apart.
+    planned = {(number, request.case) for number, request in requests(plan, done)}
+    runs[:] = [run for run in runs if (run["round"], run["case"]) not in planned]
+    for run in execute(plan, done):
         runs.append(run)
         print(progress(run), file=sys.stderr, flush=True)
-    return {"machine": host, "plan": asdict(plan), "runs": runs}
+        if file:
+            keep(file, document)
+    return document
+
+
+def continued(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The old document, to be added to: the conditions must be the same, cases, peers and rounds may be more."""
+    for what in ("loop", "workers", "quick"):
+        if old["plan"][what] != new["plan"][what]:
+            sys.exit(f"the file was measured with {what}={old['plan'][what]}: name another for --json")
+    for what in ("cases", "peers"):
+        old["plan"][what] += [name for name in new["plan"][what] if name not in old["plan"][what]]
+    old["plan"]["rounds"] = max(old["plan"]["rounds"], new["plan"]["rounds"])
+    old["machine"]["versions"] |= new["machine"]["versions"]
+    return old
+
+
+def keep(file: Path, document: dict[str, Any]) -> None:
+    """Written whole or not at all."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(document, indent=1) + "\n")
+    part.replace(file)
 
 
 def progress(run: dict[str, Any]) -> str:

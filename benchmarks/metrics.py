@@ -83,7 +83,7 @@ METRICS = [
     metric("start", "over_asyncio_ms", "import, over import asyncio", "ms", Reach(40)),
     metric("start", "first_ms", "interpreter start to first result", "ms", Reach(80)),
     metric("cancel", "burnt_s", "cancelled busy call: CPU burnt on", "s", Reach(0.05)),
-    metric("cancel", "burnt_deaf_s", "the same, deaf to interruptions", "s"),
+    metric("cancel", "burnt_deaf_s", "the same, deaf to interruptions (grace: 1 s)", "s", Reach(1.05)),
     metric("cancel", "next_ms", "next call after the cancelling", "ms", Reach(5)),
     metric("kill", "ok", "one worker killed in 2,000 calls: answered", "calls", more=True),
     metric("kill", "lost", "calls failed or hung", "calls", Reach(1)),

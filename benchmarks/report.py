@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Run = dict[str, Any]
 Row = list[str]
 HEADER = ["case", "peer", "value", "unit", "asyncpar/peer", "foreign", "reach", ""]
-SUMMARY_HEADER = ["case", "what", "asyncpar", "unit", "null", "closest peer", "asyncpar/peer", "reach", ""]
+SUMMARY_HEADER = ["what", "asyncpar", "null", "beside", "ratio", "reach", ""]
 
 
 def machine(peers: Iterable[str], loop: str) -> dict[str, Any]:
@@ -126,22 +126,24 @@ def reason_of(run: Run) -> str:
 
 def summary(table: Table) -> list[Row]:
     measured = [metric for metric in METRICS if table.peers(metric.case)]
-    return [summary_row(table, metric, reach) for metric in measured for reach in metric.reaches or (None,)]
+    rows: list[Row] = []
+    for metric in measured:
+        for index, reach in enumerate(metric.reaches or (None,)):
+            rows.append(summary_row(table, metric, reach, again=index > 0))
+    return rows
 
 
-def summary_row(table: Table, metric: Metric, reach: Reach | None) -> Row:
+def summary_row(table: Table, metric: Metric, reach: Reach | None, again: bool) -> Row:
+    """What asyncpar did stands in the first row of a metric only."""
     peer, ratio = compared(table, metric, reach)
+    ours = [metric.title, quantity(table, metric, OURS), number(table.ratio(metric, NULL))]
+    beside = f"{peer} {quantity(table, metric, peer)}" if peer else "-"
     verdict = [reach.text(metric.more), table.judge(metric, reach)] if reach else ["", ""]
-    return [
-        metric.case,
-        metric.title,
-        number(table.value(metric, OURS)),
-        metric.unit,
-        number(table.ratio(metric, NULL)),
-        f"{peer} {number(table.value(metric, peer))}" if peer else "-",
-        number(ratio),
-        *verdict,
-    ]
+    return [*(["", "", ""] if again else ours), beside, number(ratio), *verdict]
+
+
+def quantity(table: Table, metric: Metric, peer: str) -> str:
+    return f"{number(table.value(metric, peer))} {metric.unit}".strip()
 
 
 def compared(table: Table, metric: Metric, reach: Reach | None) -> tuple[str, float | None]:
@@ -196,11 +198,12 @@ def number(value: float | None) -> str:
 # --- text -------------------------------------------------------------------------------------------------------
 
 
-def render(report: dict[str, Any], markdown: bool) -> str:
+def render(report: dict[str, Any], markdown: bool, brief: bool = False) -> str:
     table = Table(report["runs"])
     grid = markdown_grid if markdown else text_grid
-    short, long = grid(SUMMARY_HEADER, summary(table)), grid(HEADER, details(table))
-    parts = [heading(report), short, verdicts(table), long, footnotes(table.notes)]
+    parts = [heading(report), grid(SUMMARY_HEADER, summary(table)), verdicts(table)]
+    if not brief:
+        parts += [grid(HEADER, details(table)), footnotes(table.notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -22,7 +22,8 @@ from benchmarks.meters import ForeignCPU
 from benchmarks.peers import PEERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
 ROOT = Path(__file__).resolve().parent.parent
 PR_SET_CHILD_SUBREAPER = 36
@@ -43,8 +44,13 @@ class Plan:
     seed: int
 
 
-def requests(plan: Plan) -> Iterator[tuple[int, Request]]:
-    """In a round every case is one block, so that the runs whose ratio is taken lie minutes apart at most."""
+def requests(
+    plan: Plan, finished: AbstractSet[tuple[int, str]] = frozenset()
+) -> Iterator[tuple[int, Request]]:
+    """In a round every case is one block, so that the runs whose ratio is taken lie minutes apart at most.
+
+    What is ``finished`` already, (round, case), is left out as a block.
+    """
     shuffle = random.Random(plan.seed).shuffle
     for number in range(plan.rounds):
         cases = list(plan.cases)
@@ -52,7 +58,7 @@ def requests(plan: Plan) -> Iterator[tuple[int, Request]]:
         for case in cases:
             peers = [peer for peer in plan.peers if takes_part(peer, case)]
             shuffle(peers)
-            for peer in peers:
+            for peer in peers if (number, case) not in finished else ():
                 yield number, Request(case, peer, plan.workers, plan.loop, plan.quick)
 
 
@@ -61,9 +67,20 @@ def takes_part(peer: str, case: str) -> bool:
     return known.kind in CASES[case].kinds and (not known.cases or case in known.cases)
 
 
-def execute(plan: Plan) -> Iterator[Run]:
+def finished(plan: Plan, runs: Iterable[Run]) -> set[tuple[int, str]]:
+    """The blocks (round, case) in which every peer of the plan has had its run."""
+    done = {(run["round"], run["case"], run["peer"]) for run in runs}
+    blocks = [(number, case) for number in range(plan.rounds) for case in plan.cases]
+    return {
+        (number, case)
+        for number, case in blocks
+        if all((number, case, peer) in done for peer in plan.peers if takes_part(peer, case))
+    }
+
+
+def execute(plan: Plan, done: AbstractSet[tuple[int, str]] = frozenset()) -> Iterator[Run]:
     adopt_orphans()
-    for number, request in requests(plan):
+    for number, request in requests(plan, done):
         yield {"case": request.case, "peer": request.peer, "round": number, **run(request, plan.timeout)}
 
 
@@ -80,6 +97,7 @@ def outcome_of(request: Request, folder: Path, timeout: float) -> Run:
     result, log = folder / "result.json", folder / "log"
     command = [sys.executable, "-m", "benchmarks.child", json.dumps(asdict(request)), str(result)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an import is measured with its bytecode there
     with log.open("w") as out:
         process = subprocess.Popen(
             command,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 PROGRAMS: dict[str, tuple[str, str]] = {
     "asyncpar": (
-        "import asyncio, asyncpar\nasyncpar.ProcessPool",
+        "import asyncio, asyncpar\nasyncpar.ProcessPool, asyncpar.run, asyncpar.map, asyncpar.gather",
         """
 async def main():
     async with asyncpar.ProcessPool({workers}) as pool:
