@@ -15,9 +15,8 @@ async def main() -> None:
     async with asyncpar.ProcessPool() as pool:
         print("a list, in order:", await pool.map(square, range(10)))
 
-        async with pool.map(
-            square, range(1_000_000_000)
-        ) as squares:  # a stream: nothing is made ahead of the limit
+        # a stream: nothing is made ahead of the limit
+        async with pool.map(square, range(1_000_000_000)) as squares:
             async for value in squares:
                 if value > 1000:
                     print("the first square over 1,000:", value)

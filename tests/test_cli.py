@@ -300,6 +300,14 @@ def test_extras_are_read_from_the_metadata(monkeypatch: pytest.MonkeyPatch) -> N
     assert (missing.status, missing.advice) == ("missing", 'pip install "asyncpar[by-value]"')
 
 
+def test_an_extra_of_extras_is_left_out() -> None:
+    """`all` names what the others name: each package is listed once."""
+    requirements = [f"{package}; extra == {extra!r}" for package, extra in [
+        ("rich", "cli"), ("cyclopts", "cli"), ("uvloop", "fast"), ("rich", "all"), ("cyclopts", "all"), ("uvloop", "all"),
+    ]]  # fmt: skip
+    assert extras.parse_extras(requirements) == {"cli": ["rich", "cyclopts"], "fast": ["uvloop"]}
+
+
 def test_extras_of_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where asyncpar is not installed, that is what is said."""
 

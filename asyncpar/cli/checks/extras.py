@@ -32,13 +32,17 @@ def declared_extras() -> dict[str, list[str]]:
 
 
 def parse_extras(requirements: Iterable[str]) -> dict[str, list[str]]:
-    """Return the packages by extra; an extra that only names others of ours (`all`) is left out."""
+    """Return the packages by extra; one that contains whole others (`all`) is left out."""
     extras: dict[str, list[str]] = {}
     for requirement in requirements:
         match = REQUIREMENT.match(requirement)
         if match and match[1] != "asyncpar":
             extras.setdefault(match[3], []).append(match[1])
-    return extras
+    return {
+        extra: packages
+        for extra, packages in extras.items()
+        if not any(set(other) < set(packages) for other in extras.values())
+    }
 
 
 def _examine(package: str, extra: str) -> Check:
