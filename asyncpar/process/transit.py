@@ -200,7 +200,6 @@ class ForwardLogging:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != "logging":
             return None
-        sys.meta_path.remove(self)
         import importlib.machinery
 
         spec: Any = importlib.machinery.PathFinder.find_spec(name)
@@ -209,6 +208,9 @@ class ForwardLogging:
         def run_and_install(module: types.ModuleType) -> None:
             run(module)
             self.install()
+            sys.meta_path.remove(
+                self
+            )  # at the end: a call that is cancelled before fails to import, and another may try
 
         spec.loader.exec_module = run_and_install
         return spec
