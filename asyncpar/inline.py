@@ -23,7 +23,7 @@ class InlinePool(Pool):
 
     A breakpoint in a function works, a profiler sees everything, and a test is deterministic. The loop stands still
     while a plain function runs; a timeout or a cancellation takes effect only between calls. Async functions run as
-    tasks of the running loop, one at a time too.
+    tasks of the running loop, one at a time too. ``KeyboardInterrupt`` in a call is Ctrl-C and leaves the loop.
     """
 
     def __init__(self) -> None:
@@ -41,19 +41,38 @@ class InlinePool(Pool):
 
     def _send(self, place: InlinePlace, chunk: Chunk) -> None:
         self.task = self.loop.create_task(self._run(chunk), name="asyncpar: inline call")
+        self.task.add_done_callback(lambda task: self._cancelled(task, chunk))
 
     async def _run(self, chunk: Chunk) -> None:
-        for index in range(len(chunk.items)):
-            if chunk.stops and index in chunk.stops:
-                chunk.stopped(1)
-                continue
-            value, error = await self._call(chunk, index)
+        try:
+            for index in range(len(chunk.items)):
+                if chunk.stops and index in chunk.stops:
+                    chunk.stopped(1)
+                    continue
+                value, error = await self._call(chunk, index)
+                if not chunk.finished:
+                    chunk.deliver([value], None if error is None else {0: error})
+        except KeyboardInterrupt as interrupt:  # Ctrl-C: the program's, so that it leaves through the loop
             if not chunk.finished:
-                chunk.deliver([value], None if error is None else {0: error})
-        self.task = None
-        self.vacate(chunk)
+                chunk.deliver([None], {0: foreign(interrupt)})
+            chunk.requeue()
+            self._ended(chunk)
+            self.loop.call_soon(_leave, interrupt)
+            return  # what waits is not started: the program is about to end
+        self._ended(chunk)
         if self._state == "open":
             self.pump()
+
+    def _cancelled(self, task: asyncio.Task[None], chunk: Chunk) -> None:
+        """The loop is being closed and has cancelled the task before its first step."""
+        if task.cancelled():
+            left = len(chunk.items) - chunk.done
+            chunk.deliver([None] * left, {i: asyncio.CancelledError() for i in range(left)})
+            self._ended(chunk)
+
+    def _ended(self, chunk: Chunk) -> None:
+        self.task = None
+        self.vacate(chunk)
 
     async def _call(self, chunk: Chunk, index: int) -> tuple[Any, BaseException | None]:
         function, args, kwargs = chunk.call(index)
@@ -68,6 +87,8 @@ class InlinePool(Pool):
         except asyncio.CancelledError as error:
             stopped = bool(chunk.stops) and index in (chunk.stops or {})
             return None, (chunk.stops or {})[index] if stopped else error
+        except KeyboardInterrupt:
+            raise
         except Exception as error:
             return None, error
         except BaseException as error:
@@ -96,3 +117,7 @@ class InlinePool(Pool):
     async def _close(self) -> None:
         if self.task is not None:
             await asyncio.wait([self.task])
+
+
+def _leave(interrupt: KeyboardInterrupt) -> None:
+    raise interrupt

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
+
+import pytest
 
 from asyncpar import InlinePool
 
@@ -58,3 +61,30 @@ async def test_a_map_is_deterministic():
     async with InlinePool() as pool:
         await pool.map(seen.append, range(100), ordered=False)
     assert seen == list(range(100))
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("verb", ["run", "map"])
+def test_ctrl_c_in_a_call_ends_the_program(verb, loop):
+    ran = []
+
+    def interrupted(n: int) -> None:
+        ran.append(n)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # the first only cancels the main function
+        for _ in range(1000):
+            pass
+
+    async def main() -> None:
+        async with InlinePool() as pool:
+            if verb == "run":
+                await asyncio.gather(*[pool.run(interrupted, n) for n in range(3)])
+            else:
+                await pool.map(interrupted, range(3))
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        asyncio.Runner(loop_factory=pytest.importorskip(loop).new_event_loop) as runner,
+    ):
+        runner.run(main())
+    assert ran == [0]
