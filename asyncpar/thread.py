@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import queue
 import threading
 import time
 from typing import Any
 
 from asyncpar.chunks import Chunk, Errors, is_async
+from asyncpar.cpus import usable_cpus
 from asyncpar.errors import foreign
 from asyncpar.pool import Pool
 from asyncpar.sharing import unwrap
 
 
 class ThreadPlace:
-    """One thread and the chunks it is given."""
+    """One thread, which starts with its first chunk, and the chunks it is given."""
 
     def __init__(self, pool: ThreadPool, number: int) -> None:
         self.pool = pool
@@ -26,7 +26,6 @@ class ThreadPlace:
         self.current: tuple[int, float] | None = None  # call that runs, and since when
         self.runner: asyncio.Runner | None = None
         self.thread = threading.Thread(target=self.serve, name=f"asyncpar-thread-{number}", daemon=True)
-        self.thread.start()
 
     def serve(self) -> None:
         while (work := self.inbox.get()) is not None:
@@ -74,7 +73,7 @@ class ThreadPlace:
 class ThreadPool(Pool):
     """Worker threads of this process: arguments and results are passed as they are, nothing is pickled.
 
-    :param workers: how many threads; default: CPUs + 4, at most 32, as in ``concurrent.futures``
+    :param workers: how many threads; default: the CPUs this process may use + 4, at most 32
 
     A running function in a thread cannot be stopped. Cancelling such a call, or its timeout, frees the caller at once;
     the thread stays busy until the function returns, and closing the pool waits for that. Calls that have not started
@@ -85,7 +84,7 @@ class ThreadPool(Pool):
 
     def __init__(self, workers: int | None = None) -> None:
         if workers is None:
-            workers = min(32, (os.cpu_count() or 1) + 4)
+            workers = min(32, usable_cpus() + 4)
         if isinstance(workers, bool) or not isinstance(workers, int):
             raise TypeError(f"workers= must be a whole number, not {type(workers).__name__}")
         if workers < 1:
@@ -101,11 +100,13 @@ class ThreadPool(Pool):
             if not place.load:
                 return place
         if len(self.places) < self.workers:
-            self.places.append(ThreadPlace(self, len(self.places) + 1))
-            return self.places[-1]
+            return ThreadPlace(self, len(self.places) + 1)  # one of the pool's when something is sent to it
         return None
 
     def _send(self, place: ThreadPlace, chunk: Chunk) -> None:
+        if place.thread.ident is None:
+            place.thread.start()
+            self.places.append(place)
         place.inbox.put((chunk, contextvars.copy_context()))
 
     def answered(self, chunk: Chunk, values: list[Any], errors: Errors | None, seconds: float) -> None:

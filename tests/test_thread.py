@@ -10,6 +10,7 @@ import pytest
 
 import asyncpar
 from asyncpar import ThreadPool
+from asyncpar.cpus import usable_cpus
 
 
 async def test_arguments_and_results_are_the_very_objects():
@@ -61,8 +62,18 @@ async def test_the_cancelled_callers_thread_stays_busy_and_close_waits_for_it():
     assert ended.is_set()
 
 
-async def test_the_default_count_is_that_of_concurrent_futures():
-    assert 5 <= ThreadPool().workers <= 32
+async def test_no_thread_starts_for_a_map_that_has_nothing_to_run():
+    async def quiet():
+        await asyncio.sleep(30)
+        yield 1
+
+    async with ThreadPool(8) as pool, pool.map(abs, quiet()):
+        await asyncio.sleep(0.01)
+        assert len(pool.places) == 0
+
+
+async def test_the_default_count_follows_the_usable_cpus():
+    assert ThreadPool().workers == min(32, usable_cpus() + 4)
 
 
 @pytest.mark.parametrize(
