@@ -92,8 +92,6 @@ def note(path: str, line: str) -> None:
 def die(how: str) -> NoReturn:
     if how == "exit":
         os._exit(7)
-    if how == "sys.exit":
-        sys.exit(3)
     if how == "segfault":
         ctypes_free_segfault()
     os.kill(os.getpid(), getattr(signal, how))

@@ -37,7 +37,6 @@ async def read_when(path, n: int) -> list[str]:
     ("how", "number", "code", "words"),
     [
         ("exit", None, 7, "exited with code 7 while"),
-        ("sys.exit", None, 3, "exited with code 3 while"),
         ("segfault", signal.SIGSEGV, None, "was killed by SIGSEGV while"),
         ("SIGKILL", signal.SIGKILL, None, "was killed by SIGKILL while"),
         ("SIGTERM", signal.SIGTERM, None, "was killed by SIGTERM while"),

@@ -322,9 +322,6 @@ class Worker:
                     value = function(*args[0], **args[1]) if size & KEYWORDS else function(*args)
                 finally:
                     inside[0] = 0
-            except SystemExit as leaving:
-                self.send_results(sizes, out, clock() - begun, words[SEQ])
-                _exit_as(leaving)
             except BaseException as raised:
                 inside[0] = 0
                 error = raised
@@ -439,9 +436,6 @@ class Worker:
                     value = function(item)
                 finally:
                     inside[0] = 0
-            except SystemExit as leaving:
-                self.send_values(values, errors, clock() - begun, seq)
-                _exit_as(leaving)
             except BaseException as raised:
                 inside[0] = 0
                 value = None
@@ -564,16 +558,6 @@ class Worker:
         if self.released:
             offsets, self.released[:] = self.released[:], []
             self.send_offsets(RELEASED, offsets)
-
-
-def _exit_as(leaving: SystemExit) -> NoReturn:
-    code = leaving.code
-    if code is not None and not isinstance(code, int):
-        sys.stderr.write(f"{code}\n")
-        code = 1
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code or 0)
 
 
 def _raiser(error: BaseException) -> Callable[..., Any]:
