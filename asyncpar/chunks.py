@@ -137,7 +137,19 @@ class Chunk:
         """The outcomes of the next ``len(values)`` calls; ``errors`` by index into ``values``."""
         first = self.done
         self.done = first + len(values)
+        if self.stops:
+            errors = self._with_stops(first, self.done, errors or {})
         self.source.deliver(self, first, values, errors)
+
+    def _with_stops(self, first: int, end: int, errors: Errors) -> Errors:
+        """A call that was told to stop ends so, whatever it made of the interrupt."""
+        for index, outcome in (self.stops or {}).items():
+            if first <= index < end:
+                own = errors.get(index - first)
+                if own is not None and own is not outcome:
+                    outcome.__cause__ = own
+                errors[index - first] = outcome
+        return errors
 
     def stopped(self, count: int) -> None:
         """The next ``count`` calls were stopped, as asked."""
