@@ -129,6 +129,31 @@ def exit_at_start() -> None:
     os._exit(9)
 
 
+def start_once(path: str) -> None:
+    """Starts well the first time, and never again."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        os._exit(9)
+
+
+def start_alone(path: str) -> None:
+    """Starts well the first time; later fails, once ``busy`` runs elsewhere."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        while not os.access(path + ".busy", os.R_OK):
+            time.sleep(0.001)
+        start_badly()
+
+
+def busy(path: str, seconds: float) -> None:
+    note(path + ".busy", "")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
 def start_well() -> None:
     state["ready"] = True
 
@@ -172,6 +197,22 @@ def marks(path: str, seconds: float = 0.0) -> None:
 def late(x: float) -> float:
     time.sleep(x)
     return x
+
+
+def annoyed(seconds: float) -> float:
+    """Makes an error of its own of the interrupt."""
+    try:
+        nap(seconds)
+    except KeyboardInterrupt:
+        raise ValueError("do not disturb") from None
+    return seconds
+
+
+def unmoved(seconds: float) -> float:
+    """Goes on, and returns something, when it is interrupted."""
+    with contextlib.suppress(KeyboardInterrupt):
+        nap(seconds)
+    return seconds
 
 
 def stop_itself(x: int) -> int:

@@ -341,5 +341,19 @@ def worker_holds(machine: Machine, at: int) -> bool:
     return machine.kept is not None
 
 
+def test_an_abandoned_link_hears_nothing():
+    """A broken pool has ended every call; its workers may still answer."""
+    arena = FakeArena()
+    worker = FakeWorker(arena)
+    memory = arena.memory
+    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload: None, lambda at: None)
+    link.sent(Chunk(Machine(), [1, 2], Function(len)))  # type: ignore[arg-type]
+    worker.send_values([1, 2], {}, 0, 2, last=True)
+    link.abandon()
+    link.feed(bytes(worker.pipe))
+    assert not link.ended
+    assert not link.lost(WorkerLostError)
+
+
 TestLink = Machine.TestCase
 TestLink.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

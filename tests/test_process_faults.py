@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from asyncpar import BrokenPoolError, CallTimeoutError, MemoryLimitError, ProcessPool, WorkerLostError
+from asyncpar.process.pool import SETTLED_SECONDS
 from tests import process_functions as far
 
 
@@ -145,6 +147,41 @@ async def test_workers_are_replaced_after_max_calls(most):
         found += await pool.map(far.pid, range(30))
         assert max(found.count(pid) for pid in found) <= most
         assert len(found) == 60
+
+
+async def test_one_good_worker_does_not_hide_that_the_others_die_at_start(tmp_path):
+    start = functools.partial(far.start_once, str(tmp_path / "started"))
+    with pytest.raises(
+        BrokenPoolError, match=r"^5 workers in a row died at start, the last exited with code 9; "
+    ):
+        async with ProcessPool(2, initializer=start) as pool:
+            while True:
+                assert await pool.map(far.double, range(10)) == [2 * x for x in range(10)]
+
+
+async def test_idle_workers_that_are_killed_have_not_died_at_start():
+    async with ProcessPool(6) as pool:
+        while len(pool.pids) < 6:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(SETTLED_SECONDS + 0.5)
+        before = pool.pids
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        while set(before) & set(pool.pids):
+            await asyncio.sleep(0.01)
+        assert await pool.map(far.double, range(100)) == [2 * x for x in range(100)]
+
+
+async def test_a_broken_pool_ends_what_still_runs(tmp_path):
+    start = functools.partial(far.start_alone, str(tmp_path / "started"))
+    async with ProcessPool(2, initializer=start) as pool:
+        begun = time.monotonic()
+        calls = [pool.run(far.busy, str(tmp_path / "started"), 30.0) for _ in range(2)]  # one for each worker
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            assert str(error) == "the initializer failed in a worker"
+        while pool.pids:
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - begun < 20
 
 
 # Cancelling
@@ -291,3 +328,18 @@ async def test_arrays_and_lists_that_are_taken_back_arrive_whole():
                 return
             await asyncio.sleep(0.01)
         assert not pool.nursery.arena.live
+
+
+@pytest.mark.parametrize("function", [far.annoyed, far.unmoved])
+async def test_a_call_that_was_timed_out_ends_so_whatever_it_made_of_the_interrupt(function):
+    async with ProcessPool(1) as pool:
+        found = await pool.map(function, [0.0, 30.0, 0.0], timeout=0.2, return_exceptions=True)
+        assert found[::2] == [0.0, 0.0]
+        assert isinstance(found[1], CallTimeoutError)
+        if function is far.annoyed:
+            assert isinstance(found[1].__cause__, ValueError)
+            assert str(found[1].__cause__) == "do not disturb"
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await pool.run(function, 30.0)
+        assert await pool.run(function, 0.0) == 0.0

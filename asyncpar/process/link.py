@@ -81,6 +81,7 @@ class Link:
         self.held: set[int] = set()
         self.data = b""
         self.heavy: bytes | None = None  # a payload that somebody should read in a thread, then ``resume``
+        self.abandoned = False
         self.ended: list[Chunk] = []  # chunks that ended since the last look
         self.messages: list[tuple[int, bytes, str | None]] = []  # LOG and READY, and during which call
         for i in range(RANGES):
@@ -161,6 +162,8 @@ class Link:
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the worker: outcomes go to their chunks."""
+        if self.abandoned:
+            return
         self.data = self.data + data if self.data else data
         if self.heavy is None:
             self._parse()
@@ -336,6 +339,12 @@ class Link:
                 self.free(at)
 
     # -- death
+
+    def abandon(self) -> None:
+        """Every call here has been given an outcome: whatever the worker still says is for nobody."""
+        self.abandoned = True
+        self.in_flight.clear()
+        self.heavy = None
 
     def release(self) -> None:
         """Let go of the shared memory."""

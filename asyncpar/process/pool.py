@@ -73,6 +73,8 @@ SPIN_SECONDS = 50e-6
 """How long worker and loop poll before they sleep, where a core is to spare: about what waking one costs."""
 HOT_SECONDS = 200e-6
 START_TRIES = 5
+SETTLED_SECONDS = 1.0
+"""A worker that has been ready for this long did not die of its start."""
 FEW = 64
 log = logging.getLogger("asyncpar")
 
@@ -87,6 +89,7 @@ class Place:
         self.calls = 0  # sent to it so far
         self.retired = False
         self.gone = False
+        self.ready = float("inf")  # since when, in the loop's time
         self.served = False  # has answered something
         self.seen = -1  # the call that ran when it was last looked at
         self.stuck = False  # in a call that turned out to be long
@@ -154,11 +157,12 @@ class Place:
         link, pool = self.link, self.pool
         for chunk in link.ended:
             pool.vacate(chunk)
-            self.served = True
         if link.ended:
             link.ended.clear()
             self.stuck = False
-            pool.deaths = 0
+            if not self.served:
+                self.served = True
+                pool.deaths = 0  # another start went well
             pool.pump()
         if link.messages:
             messages, link.messages = link.messages, []
@@ -307,7 +311,7 @@ class ProcessPool(Pool):
         self.leaving: set[Place] = set()
         self.freed: deque[tuple[int, int]] = deque()
         self.constants: dict[int, tuple[bytes, list[int], Any]] = {}
-        self.deaths = 0  # workers that died at start, in a row
+        self.deaths = 0  # workers that died at start since one that did not
         self.broken: BrokenPoolError | None = None
         self.numbers = 0
         self.watch: asyncio.TimerHandle | None = None
@@ -758,6 +762,7 @@ class ProcessPool(Pool):
     def told(self, place: Place, kind: int, body: bytes, label: str | None) -> None:
         """Take a logging record, or how the initializer ended."""
         if kind == READY:
+            place.ready = self.loop.time()
             if body:
                 self._break(BrokenPoolError("the initializer failed in a worker"), transit.load_error(body))
             return
@@ -811,7 +816,7 @@ class ProcessPool(Pool):
     def _heal(self, place: Place, exitcode: int, running: bool) -> None:
         if self._state not in ("open", "opening"):
             return
-        if not place.served and not running:
+        if not place.served and not running and self.loop.time() - place.ready < SETTLED_SECONDS:
             self.deaths += 1
         if self.owner is not None:
             how = (
@@ -849,6 +854,7 @@ class ProcessPool(Pool):
         if self.deaths < START_TRIES and self._state in ("open", "opening"):
             self.nursery.start()
         for place in everyone:
+            place.ready = float("-inf")  # it does not die of its start
             place.signal(signal.SIGKILL)
             place.died(-signal.SIGKILL, 0)
 
@@ -865,8 +871,9 @@ class ProcessPool(Pool):
                 left = len(chunk.items) - chunk.done
                 chunk.deliver([None] * left, dict.fromkeys(range(left), error))
         self._running.clear()
-        for place in self.places:
-            place.link.in_flight.clear()
+        for place in (*self.places, *self.leaving):
+            place.link.abandon()
+            place.signal(signal.SIGKILL)  # what runs there is for nobody
         for call in list(self._queue.calls):
             call.end(None, error)
         self._queue.calls.clear()

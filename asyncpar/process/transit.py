@@ -172,11 +172,10 @@ def io_text() -> Any:
 
 
 def initialize(send: Send, settings: dict[str, Any]) -> None:
-    """Run the user's initializer and report."""
-    if settings["initializer"] is None:
-        return
+    """Run the user's initializer, if there is one, and report that the worker is ready."""
     try:
-        pickle.loads(settings["initializer"])()
+        if settings["initializer"] is not None:
+            pickle.loads(settings["initializer"])()
     except BaseException as error:
         send(READY, dump_error(error))
         os._exit(1)
