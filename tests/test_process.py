@@ -257,6 +257,33 @@ async def test_lambdas_and_closures_travel_by_value():
         assert await pool.run(far.apply, lambda: factor) == 3
 
 
+async def test_results_and_errors_come_back_by_value():
+    class Local:
+        def __init__(self, n):
+            self.n = n
+
+    class LocalError(Exception):
+        pass
+
+    def fail(n):
+        raise LocalError(n)
+
+    def mixed(n):
+        return (item for item in "ab") if n == 2 else (lambda: n)
+
+    async with ProcessPool(2, functions="by_value") as pool:
+        assert (await pool.run(lambda: lambda x: x + 1))(1) == 2
+        assert type(await pool.run(Local, 3)) is Local
+        assert [thing.n for thing in await pool.map(Local, range(100))] == list(range(100))
+        with pytest.raises(LocalError, match=r"^7") as caught:
+            await pool.run(fail, 7)
+        assert caught.value.args == (7,)
+        found = await pool.map(mixed, range(4), return_exceptions=True)
+        assert [found[n]() for n in (0, 1, 3)] == [0, 1, 3]
+        assert isinstance(found[2], SerializationError)
+        assert "the result, a generator, cannot be pickled: " in str(found[2])
+
+
 # Errors of calls
 
 

@@ -244,7 +244,7 @@ class ProcessPool(Pool):
         and the kill, if it goes on (default 1)
     :param preload: names of modules that the zygote imports before it forks, so that workers have them at once. What
         they make at import, random state and connections included, is then the same in all workers.
-    :param functions: ``"by_value"``: lambdas, closures and notebook functions travel by cloudpickle
+    :param functions: ``"by_value"``: lambdas, closures and what a notebook defines travel by cloudpickle, both ways
     :param context: context variables (module-level ones) whose values calls see
     :raises NestedPoolError: when opened inside a worker
 
@@ -301,6 +301,7 @@ class ProcessPool(Pool):
             "memory_limit": memory_limit,
             "preload": tuple(preload),
             "initializer": None if initializer is None else self._dump_function(initializer),
+            "by_value": self.by_value,
             "main": _main_location(),
             "path": list(sys.path),
             "argv": list(sys.argv),

@@ -34,6 +34,14 @@ def describe(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def dump_by_value(value: Any, protocol: int = 5, buffer_callback: Any = None) -> bytes:
+    """``cloudpickle.dumps``, imported when something needs it."""
+    import cloudpickle
+
+    data: bytes = cloudpickle.dumps(value, protocol, buffer_callback)
+    return data
+
+
 def unpicklable_result(value: object, error: BaseException) -> SerializationError:
     made = SerializationError(
         f"the result, a {type(value).__qualname__}, cannot be pickled: {type(error).__name__}: {error}; "
@@ -52,8 +60,11 @@ def unloadable(what: str, error: BaseException) -> SerializationError:
     return made
 
 
-def dump_error(error: BaseException) -> bytes:
-    """An exception with its type, notes and causes, and the worker's traceback as a note."""
+def dump_error(error: BaseException, dump: Callable[..., bytes] = pickle.dumps) -> bytes:
+    """An exception with its type, notes and causes, and the worker's traceback as a note.
+
+    ``dump`` is for those that plain pickle refuses.
+    """
     if not isinstance(error, Exception):
         error = foreign(error)
     import traceback
@@ -67,7 +78,7 @@ def dump_error(error: BaseException) -> bytes:
         # a note is a note already for an exception that was raised here before
         error.add_note(f"\nTraceback in worker {os.getpid()}:\n{text.rstrip()}")
         links = chain(error)
-        return pickle.dumps([(_dump_one(link), how) for link, how in links], 5)
+        return pickle.dumps([(_dump_one(link, dump), how) for link, how in links], 5)
     finally:
         error.__traceback__ = None
 
@@ -90,25 +101,23 @@ def chain(error: BaseException) -> list[tuple[BaseException, str]]:
     return links
 
 
-def _dump_one(error: BaseException) -> bytes:
-    try:
-        data = pickle.dumps(error, 5)
-        if type(pickle.loads(data)) is type(error):
-            return data
-    except Exception:  # a constructor with other arguments than .args: the usual trap
-        pass
-    try:
-        data = pickle.dumps(Rebuilt(error), 5)
-        pickle.loads(data)
-        return data
-    except Exception as reason:
-        made = SerializationError(
-            f"the call raised {type(error).__qualname__}: {error}; "
-            f"that exception cannot be pickled: {type(reason).__name__}: {reason}"
-        )
-        for note in getattr(error, "__notes__", ()):
-            made.add_note(note)
-        return pickle.dumps(made, 5)
+def _dump_one(error: BaseException, dump: Callable[..., bytes]) -> bytes:
+    reason: Exception | None = None
+    for way in dict.fromkeys((pickle.dumps, dump)):
+        for value in (error, Rebuilt(error)):  # a constructor with other arguments than .args: the usual trap
+            try:
+                data: bytes = way(value, 5)
+                if type(pickle.loads(data)) is type(error):
+                    return data
+            except Exception as raised:  # the user's classes may raise anything
+                reason = raised
+    made = SerializationError(
+        f"the call raised {type(error).__qualname__}: {error}; "
+        f"that exception cannot be pickled: {type(reason).__name__}: {reason}"
+    )
+    for note in getattr(error, "__notes__", ()):
+        made.add_note(note)
+    return pickle.dumps(made, 5)
 
 
 class Rebuilt:

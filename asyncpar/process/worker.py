@@ -109,6 +109,7 @@ class Worker:
         self.kept = self.recalled = 0  # calls in between go back to the loop: see `note_recall`
         self.lent: list[tuple[int, weakref.ref[Any]]] = []
         self.released: list[int] = []
+        self.dump: Callable[..., bytes] = pickle.dumps  # for what plain pickle refuses
         self.runner: Any = None
         self.task: Any = None
 
@@ -359,12 +360,20 @@ class Worker:
             try:
                 if type(value) in SCALARS and (type(value) is not str or len(value) < OUT_OF_BAND):
                     return 0, pickle.dumps(value, 5)
-                blob, refs = pack(self.arena, value)
+                blob, refs = self.pack(value)
             except BaseException as raised:
                 error = transit.unpicklable_result(value, raised)
             else:
                 return (SLABS if refs else 0), blob
-        return ERROR, transit.dump_error(error)
+        return ERROR, transit.dump_error(error, self.dump)
+
+    def pack(self, value: Any) -> tuple[bytes, list[int]]:
+        try:
+            return pack(self.arena, value)
+        except Exception:
+            if self.dump is pickle.dumps:
+                raise
+            return pack(self.arena, value, self.dump)
 
     def record(self, mark: int, answer: bytes) -> bool:
         """Keep an outcome where it outlives this process; false if there is no room."""
@@ -448,7 +457,7 @@ class Worker:
                     self.sent(seq, last=seq == end)
                     begun = clock()
                     continue
-                errors[len(values)] = transit.dump_error(raised)
+                errors[len(values)] = transit.dump_error(raised, self.dump)
             append(value)
             seq += 1
             if seq == end:
@@ -511,10 +520,10 @@ class Worker:
             return
         count = len(values)
         try:
-            blob, refs = pack(self.arena, (values, errors) if errors else values)
-        except BaseException:
+            blob, refs = self.pack((values, errors) if errors else values)
+        except BaseException:  # the user's __reduce__ may raise anything
             self.replace_unpicklable(values, errors)
-            blob, refs = pack(self.arena, (values, errors) if errors else values)
+            blob, refs = self.pack((values, errors) if errors else values)
         flags = (FAILED if errors else 0) | (PARCEL if refs else 0)
         values.clear()
         errors.clear()
@@ -524,7 +533,7 @@ class Worker:
     def replace_unpicklable(self, values: list[Any], errors: dict[int, bytes]) -> None:
         for i, value in enumerate(values):
             try:
-                pickle.dumps(value, 5)
+                self.dump(value, 5)
             except BaseException as raised:
                 errors[i] = transit.dump_error(transit.unpicklable_result(value, raised))
                 values[i] = None
@@ -581,6 +590,8 @@ def start(read_fd: int, write_fd: int, arena: Arena, slot: int, settings: dict[s
     worker = Worker(read_fd, write_fd, arena, slot, settings["spin"])
     residence.find_constant = worker.constant
     transit.adapted = worker.adapted
+    if settings["by_value"]:
+        worker.dump = transit.dump_by_value
     worker.released.clear()
     signal.signal(signal.SIGINT, worker.on_signal)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
