@@ -8,6 +8,7 @@ import functools
 import os
 import random
 import signal
+import socket
 import time
 
 import numpy as np
@@ -182,6 +183,32 @@ async def test_a_broken_pool_ends_what_still_runs(tmp_path):
         while pool.pids:
             await asyncio.sleep(0.01)
         assert time.monotonic() - begun < 20
+
+
+async def test_a_stopped_zygote_holds_up_nobody_but_new_workers():
+    async with ProcessPool(1) as pool:
+        assert await pool.run(far.double, 1) == 2
+        pool.nursery.control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least there is
+        zygote = pool.nursery.process.pid
+        os.kill(zygote, signal.SIGSTOP)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                entering = [asyncio.create_task(pool.actor(list).__aenter__()) for _ in range(30)]
+                await asyncio.sleep(0.1)
+                assert pool.nursery._out
+                assert await pool.run(far.double, 2) == 4
+                os.kill(zygote, signal.SIGCONT)
+                for actor in await asyncio.gather(*entering):
+                    stack.push_async_exit(actor)
+                    assert await actor.run(len) == 0
+        finally:
+            os.kill(zygote, signal.SIGCONT)
+
+
+async def test_a_large_initializer_fits():
+    start = functools.partial(len, b"x" * 3_000_000)
+    async with ProcessPool(2, initializer=start) as pool:
+        assert await pool.run(far.double, 1) == 2
 
 
 # Cancelling

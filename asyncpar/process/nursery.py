@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,9 @@ class Nursery:
         self.failure: BaseException | None = None
         self.closing = False
         self._data = b""
+        self._out: deque[tuple[bytes, list[int]]] = (
+            deque()
+        )  # what the socket had no room for, and descriptors
 
     def open(self) -> None:
         """Start the zygote. It is ready when it is; what is asked of it waits in the socket."""
@@ -58,8 +62,8 @@ class Nursery:
         self.control.setblocking(False)
         settings = self.settings | {"arena": self.arena.fd, "slots": self.total}
         data = pickle.dumps(settings, 5)
-        self.control.sendall(LENGTH.pack(len(data)) + data)
         self._data = b""
+        self._send(data, [])
         self.loop.add_reader(self.control.fileno(), self._readable)
         self.process: subprocess.Popen[bytes] | None = None
         self.started = self.loop.create_future()
@@ -89,15 +93,44 @@ class Nursery:
                 self.loop.call_soon_threadsafe(self.started.set_result, None)
 
     def spawn(self, place: Any, read_fd: int, write_fd: int, settings: dict[str, Any]) -> None:
-        """Have a worker made that reads and writes these descriptors."""
+        """Have a worker made that reads and writes these descriptors, which are closed here."""
         live = self.region_live.setdefault(place.slot, {})
         data = pickle.dumps((place.slot, settings | {"live": dict(live), "log_level": _log_level()}), 5)
         self.places[place.slot] = place
-        try:
-            socket.send_fds(self.control, [LENGTH.pack(len(data))], [read_fd, write_fd])
-            self.control.sendall(data)
-        except OSError:
-            pass  # the zygote is gone: its socket's end says so, and everything starts anew
+        self._send(data, [read_fd, write_fd])
+
+    def _send(self, data: bytes, fds: list[int]) -> None:
+        self._out.append((LENGTH.pack(len(data)) + data, fds))
+        if len(self._out) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what the socket takes now: a zygote that does not read must not hold up the loop."""
+        while self._out:
+            data, fds = self._out[0]
+            try:
+                sent = socket.send_fds(self.control, [data], fds) if fds else self.control.send(data)
+            except BlockingIOError:
+                self.loop.add_writer(self.control.fileno(), self._flush)
+                return
+            except OSError:
+                self._drop()  # the zygote is gone: its socket's end says so, and everything starts anew
+                return
+            for fd in fds:
+                os.close(fd)
+            self._out[0] = data[sent:], []
+            if sent == len(data):
+                self._out.popleft()
+        self.loop.remove_writer(self.control.fileno())
+
+    def _drop(self) -> None:
+        """Nobody will read what was not sent."""
+        for _, fds in self._out:
+            for fd in fds:
+                os.close(fd)
+        self._out.clear()
+        if self.control.fileno() >= 0:
+            self.loop.remove_writer(self.control.fileno())
 
     def _readable(self) -> None:
         try:
@@ -107,6 +140,7 @@ class Nursery:
         except OSError:
             data = b""
         if not data:
+            self._drop()
             self.loop.remove_reader(self.control.fileno())
             self.control.close()
             if not self.closing:
@@ -156,6 +190,7 @@ class Nursery:
     async def close(self) -> None:
         """End the zygote; every worker has gone before."""
         self.closing = True
+        self._drop()
         if self.control.fileno() >= 0:
             self.loop.remove_reader(self.control.fileno())
             self.control.close()

@@ -107,11 +107,7 @@ class Place:
             if hasattr(fcntl, "F_SETPIPE_SZ"):
                 with contextlib.suppress(OSError):  # over the user's pipe quota: smaller pipes work too
                     fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-        try:
-            pool.nursery.spawn(self, read_fd, write_fd, {"spin": pool.spin})
-        finally:
-            os.close(read_fd)
-            os.close(write_fd)
+        pool.nursery.spawn(self, read_fd, write_fd, {"spin": pool.spin})
         pool.loop.add_reader(self.read_fd, self.readable)
 
     # -- bytes
