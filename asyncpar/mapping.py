@@ -123,7 +123,7 @@ def make_results(
 
         bar = Progress()
     label = progress if isinstance(progress, str) else name_of(function)
-    results: Results[Any] = Results(begin, options.limit, bar, label, results_pool)
+    results: Results[Any] = Results(begin, options.limit, bar, label, results_pool, reader.total)
     return results
 
 

@@ -25,8 +25,7 @@ class SyncReader:
 
     def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
         self.star = len(iterables) > 1
-        hints = [length_hint(iterable, -1) for iterable in iterables]
-        self.total: int | None = min(hints) if min(hints) >= 0 else None
+        self.total = _total(iterables)
         self.exhausted = False
         self.error: BaseException | None = None
         self._iterators = [iter(iterable) for iterable in iterables]
@@ -86,7 +85,7 @@ class AsyncReader:
 
     def __init__(self, iterables: tuple[Iterable[Any] | AsyncIterable[Any], ...]) -> None:
         self.star = len(iterables) > 1
-        self.total: int | None = None
+        self.total = _total(iterables)
         self.exhausted = False
         self.error: BaseException | None = None
         self._sources = [_iterate(iterable) for iterable in iterables]
@@ -171,6 +170,12 @@ def open_reader(iterables: tuple[Any, ...]) -> Reader:
     if any(hasattr(iterable, "__aiter__") for iterable in iterables):
         return AsyncReader(iterables)
     return SyncReader(iterables)
+
+
+def _total(iterables: tuple[Any, ...]) -> int | None:
+    """How many items there will be, as far as the iterables know (another map does, if its source does)."""
+    hints = [length_hint(iterable, -1) for iterable in iterables]
+    return min(hints) if min(hints) >= 0 else None
 
 
 def _iterate(iterable: Any) -> AsyncIterator[Any]:

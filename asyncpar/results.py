@@ -67,8 +67,10 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
         progress: Any,
         label: str,
         pool: list[Any],
+        total: int | None,
     ) -> None:
         self._begin = begin
+        self._total = total
         self._limit = limit
         self._engine: Engine | None = None
         self._opening = False
@@ -156,7 +158,7 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
             self._pool._maps.add(self)
         self._engine = engine
         if self._progress is not None:
-            self._progress.start(engine.reader.total, self._label)
+            self._progress.start(self._total, self._label)
         engine.start()
         return engine
 
@@ -245,6 +247,10 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
 
         async with self:
             return await fold(self._pool, function, self, *initial)
+
+    def __length_hint__(self) -> int:
+        """How many results are still to come, where the source tells: so a map that reads this one knows, too."""
+        return NotImplemented if self._total is None else max(0, self._total - self.statistics().taken)
 
     def statistics(self) -> ResultsStatistics:
         """Counts at this moment, as a frozen object."""

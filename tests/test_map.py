@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import operator
 import time
 
 import pytest
@@ -138,6 +139,23 @@ async def test_a_chain_of_maps_is_held_back():
         await asyncio.sleep(0.02)
         assert source.read <= 5 + 3 + 4
     assert source.closed
+
+
+async def test_a_map_that_reads_a_map_knows_how_much_there_is(capsys):
+    doubled = asyncpar.map(double, range(20))
+    async with asyncpar.ThreadPool(2) as pool:
+        assert await pool.map(str, doubled, progress="words") == [str(2 * x) for x in range(20)]
+    assert capsys.readouterr().err.startswith("words: 20 of 20, ")
+
+
+async def test_how_many_results_are_still_to_come():
+    results = asyncpar.map(double, range(20))
+    assert operator.length_hint(results) == 20
+    async with results:
+        assert [await anext(results) for _ in range(5)] == [0, 2, 4, 6, 8]
+        assert operator.length_hint(results) == 15
+    endless = asyncpar.map(double, itertools.count())
+    assert operator.length_hint(endless, -1) == -1
 
 
 async def test_on_a_default_pool_by_name():
