@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from asyncpar.chunks import Cancelled, Chunk, Errors, Function
 from asyncpar.limits import Limiter, RateLimiter
@@ -32,6 +32,21 @@ class Options(NamedTuple):
     retries: int
     retry_on: tuple[type[BaseException], ...]
     return_exceptions: bool
+    chunksize: int | None
+    rate: RateLimiter | None
+
+
+class MapOptions(TypedDict, total=False):
+    """The keywords of ``map``, for type checkers."""
+
+    limit: int | Limiter | None
+    limit_bytes: int | None
+    ordered: bool
+    timeout: float | None
+    retries: int
+    retry_on: type[BaseException] | tuple[type[BaseException], ...]
+    return_exceptions: bool
+    progress: bool | str
     chunksize: int | None
     rate: RateLimiter | None
 

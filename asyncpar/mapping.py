@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from asyncpar.chunks import is_async, name_of
 from asyncpar.errors import UnsupportedError, WorkerLostError
-from asyncpar.feed import Feed, Options
+from asyncpar.feed import Feed, MapOptions, Options
 from asyncpar.lanes import Lanes
 from asyncpar.limits import Limiter, RateLimiter
 from asyncpar.reading import open_reader
@@ -16,6 +16,7 @@ from asyncpar.results import Engine, Results
 if TYPE_CHECKING:
     from asyncpar.pool import Pool
 
+A = TypeVar("A")
 T = TypeVar("T")
 Source = Iterable[Any] | AsyncIterable[Any]
 RetryOn = type[BaseException] | tuple[type[BaseException], ...]
@@ -24,22 +25,27 @@ COROUTINE_LIMIT = 100
 """Default limit of coroutines in flight: what aiohttp's connector allows too."""
 
 
+class _Options(MapOptions, total=False):
+    on: Pool | str | None
+
+
 @overload
 def map(
-    function: Callable[..., Awaitable[T]], /, *iterables: Source, on: Pool | str | None = None,
-    limit: int | Limiter | None = None, limit_bytes: int | None = None, ordered: bool = True,
-    timeout: float | None = None, retries: int = 0, retry_on: RetryOn = (WorkerLostError,),
-    return_exceptions: bool = False, progress: bool | str = False, chunksize: int | None = None,
-    rate: RateLimiter | None = None,
-) -> Results[T]: ...  # fmt: skip
+    function: Callable[[A], Awaitable[T]],
+    items: Iterable[A] | AsyncIterable[A],
+    /,
+    **options: Unpack[_Options],
+) -> Results[T]: ...
 @overload
 def map(
-    function: Callable[..., T], /, *iterables: Source, on: Pool | str | None = None,
-    limit: int | Limiter | None = None, limit_bytes: int | None = None, ordered: bool = True,
-    timeout: float | None = None, retries: int = 0, retry_on: RetryOn = (WorkerLostError,),
-    return_exceptions: bool = False, progress: bool | str = False, chunksize: int | None = None,
-    rate: RateLimiter | None = None,
-) -> Results[T]: ...  # fmt: skip
+    function: Callable[[A], T], items: Iterable[A] | AsyncIterable[A], /, **options: Unpack[_Options]
+) -> Results[T]: ...
+@overload
+def map(
+    function: Callable[..., Awaitable[T]], /, *iterables: Source, **options: Unpack[_Options]
+) -> Results[T]: ...
+@overload
+def map(function: Callable[..., T], /, *iterables: Source, **options: Unpack[_Options]) -> Results[T]: ...
 def map(
     function: Callable[..., Any],
     /,

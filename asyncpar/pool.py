@@ -13,11 +13,11 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar, Unpack, overload
 
 from asyncpar.chunks import Cancelled, Chunk, Errors, Function
 from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError
-from asyncpar.feed import LONG_SECONDS
+from asyncpar.feed import LONG_SECONDS, MapOptions
 from asyncpar.limits import Limiter, RateLimiter
 
 if TYPE_CHECKING:
@@ -252,6 +252,10 @@ class Pool(ABC):
         """Make a call ready to be sent; raise if it cannot be."""
         return None
 
+    def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function of a map as it is to be called, now that the map is made."""
+        return function
+
     def _solo(self) -> Pool:
         """A pool of the same kind with one worker, for an actor or a stream."""
         raise UnsupportedError(f"{type(self).__name__} has no actors and no streams")
@@ -363,6 +367,38 @@ class Pool(ABC):
         self.offer(self._queue)
         return await call
 
+    @overload
+    def map(
+        self,
+        function: Callable[[A], Awaitable[T]],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        **options: Unpack[MapOptions],
+    ) -> Results[T]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[A], T],
+        items: Iterable[A] | AsyncIterable[A],
+        /,
+        **options: Unpack[MapOptions],
+    ) -> Results[T]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[..., Awaitable[T]],
+        /,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        **options: Unpack[MapOptions],
+    ) -> Results[T]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[..., T],
+        /,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        **options: Unpack[MapOptions],
+    ) -> Results[T]: ...
     def map(
         self,
         function: Callable[..., Any],
@@ -384,7 +420,7 @@ class Pool(ABC):
 
         self._check_open()
         return make_results(
-            function, iterables, pool=self, limit=limit, limit_bytes=limit_bytes, ordered=ordered, timeout=timeout,
+            self._mapped(function), iterables, pool=self, limit=limit, limit_bytes=limit_bytes, ordered=ordered, timeout=timeout,
             retries=retries, retry_on=retry_on, return_exceptions=return_exceptions, progress=progress,
             chunksize=chunksize, rate=rate,
         )  # fmt: skip

@@ -63,8 +63,6 @@ from asyncpar.process.worker import SCALARS
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from asyncpar.results import Results
-
 DEPTH = 2
 """Chunks in a worker: one runs, one waits, so that it never idles while its answer travels."""
 RECEIVE = 1 << 18
@@ -512,10 +510,10 @@ class ProcessPool(Pool):
     def _context_values(self) -> list[tuple[tuple[str, str], Any]]:
         return [(where, variable.get()) for variable, where in self.context if _is_set(variable)]
 
-    def map(self, function: Callable[..., Any], /, *iterables: Any, **options: Any) -> Results[Any]:
-        if self.context and callable(function):  # as they are now
-            function = transit.InContext(function, self._context_values())
-        return super().map(function, *iterables, **options)
+    def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if self.context and callable(function):
+            return transit.InContext(function, self._context_values())
+        return function
 
     async def _prepare_slowly(self, call: Call) -> None:
         await self._in_thread(self._pack_call, call, self._pack_slowly)
