@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import ctypes
+import datetime as dt
 import logging
 import os
 import pickle
@@ -337,6 +338,14 @@ def unpicklable_at_3(x: int) -> Any:
 
 def make_poison() -> PoisonAtHome:
     return PoisonAtHome()
+
+
+def poison_at_3(x: int, size: int) -> Any:
+    if x == 3:
+        return PoisonAtHome()
+    if x == 5:
+        raise ValueError("no 5")
+    return [dt.date(2000, 1, 1 + x), bytearray(size)]
 
 
 def is_none(x: object) -> bool:

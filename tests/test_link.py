@@ -86,7 +86,7 @@ class Machine(RuleBasedStateMachine):
         self.arena = FakeArena()
         self.worker = FakeWorker(self.arena)
         memory = self.arena.memory
-        self.link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload: None, self.free)
+        self.link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload, loads: None, self.free)
         self.inbox: deque[Sent] = deque()
         self.chunk: Sent | None = None
         self.at = 0
@@ -346,7 +346,7 @@ def test_an_abandoned_link_hears_nothing():
     arena = FakeArena()
     worker = FakeWorker(arena)
     memory = arena.memory
-    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload: None, lambda at: None)
+    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload, loads: None, lambda at: None)
     link.sent(Chunk(Machine(), [1, 2], Function(len)))  # type: ignore[arg-type]
     worker.send_values([1, 2], {}, 0, 2, last=True)
     link.abandon()

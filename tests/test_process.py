@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import gc
 import logging
 import os
@@ -224,6 +225,19 @@ async def test_a_result_that_cannot_be_unpickled_here_is_named():
             SerializationError, match="the result cannot be unpickled here: ValueError: it is poison there"
         ):
             await pool.run(far.make_poison)
+        assert await pool.run(far.double, 4) == 8
+
+
+@pytest.mark.parametrize("size", [10, 100_000, 2 * MEGABYTE])
+async def test_a_result_that_cannot_be_unpickled_here_fails_alone(size):
+    async with ProcessPool(1) as pool:
+        found = await pool.map(far.poison_at_3, range(8), [size] * 8, return_exceptions=True, chunksize=8)
+        assert [str(x).partition("\n")[0] for x in found if isinstance(x, Exception)] == [
+            "the result cannot be unpickled here: ValueError: it is poison there",
+            "no 5",
+        ]
+        for n in (0, 1, 2, 4, 6, 7):
+            assert found[n] == [dt.date(2000, 1, 1 + n), bytes(size)]
         assert await pool.run(far.double, 4) == 8
 
 

@@ -160,7 +160,12 @@ def pack(arena: Arena, value: object, dump: Callable[..., bytes] = pickle.dumps)
     return pickle.dumps((data, refs), 5), refs
 
 
-def unpack(arena: Arena, payload: bytes, keep: Callable[[int, Any], object]) -> Any:
+def unpack(
+    arena: Arena,
+    payload: bytes,
+    keep: Callable[[int, Any], object],
+    loads: Callable[..., Any] = pickle.loads,
+) -> Any:
     """The value of a payload that names slabs; ``keep(offset, view)`` is called for each lent view."""
     data, refs = pickle.loads(payload)
     at = refs[::2]
@@ -169,8 +174,8 @@ def unpack(arena: Arena, payload: bytes, keep: Callable[[int, Any], object]) -> 
         keep(offset, view)
     buffers = [memoryview(view).cast("B") for view in views]
     if data is None:
-        return pickle.loads(buffers[0], buffers=buffers[1:])
-    return pickle.loads(data, buffers=buffers)
+        return loads(buffers[0], buffers=buffers[1:])
+    return loads(data, buffers=buffers)
 
 
 def slabs(payload: bytes) -> list[int]:

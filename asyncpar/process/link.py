@@ -11,6 +11,7 @@ from typing import Any
 from asyncpar.chunks import Chunk, Errors
 from asyncpar.errors import SerializationError
 from asyncpar.process import transit
+from asyncpar.process.apart import PartlyReadError, load_values
 from asyncpar.process.layout import (
     BUSY,
     CANCELS,
@@ -43,7 +44,8 @@ from asyncpar.process.layout import (
 
 HEAVY = 1 << 20
 """Pickles of 1 MiB and more are read off the loop's thread: 1 MiB takes about a millisecond."""
-Unpack = Callable[[bytes], Any]
+Loads = Callable[..., Any]
+Unpack = Callable[[bytes, Loads], Any]
 
 
 class Nobody:
@@ -80,6 +82,7 @@ class Link:
         self.recalling = False
         self.held: set[int] = set()
         self.data = b""
+        self.many = False  # whether ``heavy`` is a list of values
         self.heavy: bytes | None = None  # a payload that somebody should read in a thread, then ``resume``
         self.abandoned = False
         self.ended: list[Chunk] = []  # chunks that ended since the last look
@@ -189,13 +192,14 @@ class Link:
                 break
             body = data[start : start + size]
             if flags & PARCEL and self._is_heavy(kind, count, body):
-                self.heavy = body if kind == VALUES else body[4:]
+                self.many = kind == VALUES
+                self.heavy = body if self.many else body[4:]
                 break
             at = start + size
             if kind == RESULTS:
                 self._results(body, count, aux)
             elif kind == VALUES:
-                self._values(count, flags, aux, *self.load(body, bool(flags & PARCEL)))
+                self._values(count, flags, aux, *self.load(body, bool(flags & PARCEL), True))
             else:
                 self._small(kind, count, body)
         self.data = data[at:]
@@ -205,14 +209,15 @@ class Link:
             return _weight(body) >= HEAVY
         return count == 1 and _weight(body[4:]) >= HEAVY
 
-    def load(self, payload: bytes, parcel: bool) -> tuple[Any, BaseException | None]:
-        """The value of a payload, or the error that says why it cannot be read."""
+    def load(self, payload: bytes, parcel: bool, many: bool) -> tuple[Any, Exception | None]:
+        """What is in a payload (``many`` values, or one), or the error that says why it cannot be read."""
+        loads: Loads = load_values if many else pickle.loads
         try:
-            return (self.unpack(payload) if parcel else pickle.loads(payload)), None
-        except BaseException as error:
-            made = SerializationError(f"the result cannot be unpickled here: {type(error).__name__}: {error}")
-            made.__cause__ = error
-            return None, made
+            return (self.unpack(payload, loads) if parcel else loads(payload)), None
+        except PartlyReadError as error:
+            return None, error
+        except Exception as error:  # the user's classes may raise anything
+            return None, _unreadable(error)
 
     def _results(
         self, body: bytes, count: int, aux: int, given: tuple[Any, BaseException | None] | None = None
@@ -245,13 +250,17 @@ class Link:
     def _outcome(self, mark: int, blob: bytes) -> tuple[Any, BaseException | None]:
         if mark & ERROR:
             return None, transit.load_error(blob)
-        return self.load(blob, bool(mark & SLABS))
+        return self.load(blob, bool(mark & SLABS), False)
 
     def _values(self, count: int, flags: int, aux: int, value: Any, error: BaseException | None) -> None:
         chunk = self.in_flight[0]
         chunk.function.measured(aux / 1e6, count)
         errors: Errors | None = None
-        if error is not None:
+        if isinstance(error, PartlyReadError):
+            value = error.values
+            errors = {i: transit.load_error(blob) for i, blob in error.rest.items()}
+            errors |= {i: _unreadable(raised) for i, raised in error.errors.items()}
+        elif error is not None:
             value, errors = [None] * count, dict.fromkeys(range(count), error)
         elif flags & FAILED:
             value, packed = value
@@ -397,6 +406,12 @@ class Link:
                 value, error = self._outcome(mark, blob)
                 self._deliver(self.in_flight[0], [value], None if error is None else {0: error})
             seq += 1
+
+
+def _unreadable(error: Exception) -> SerializationError:
+    made = SerializationError(f"the result cannot be unpickled here: {type(error).__name__}: {error}")
+    made.__cause__ = error
+    return made
 
 
 def _weight(payload: bytes) -> int:

@@ -168,7 +168,7 @@ class Place:
         if self.retired:
             self.leave_if_idle()
 
-    def unpack(self, payload: bytes) -> Any:
+    def unpack(self, payload: bytes, loads: Callable[..., Any]) -> Any:
         """Read a payload in this worker's region; slabs go back to it when nobody reads them any more."""
         pool, slot = self.pool, self.slot
         nursery = pool.nursery
@@ -178,7 +178,7 @@ class Place:
             live[at] = max(16, (len(view) - 1).bit_length())
             weakref.finalize(view, pool.freed.append, (slot, at)).atexit = False
 
-        return unpack(nursery.arena, payload, keep)
+        return unpack(nursery.arena, payload, keep, loads)
 
     # -- life
 
@@ -739,14 +739,7 @@ class ProcessPool(Pool):
         self.reading = task
 
     async def _read_heavy(self, place: Place, payload: bytes) -> None:
-        value, error = None, None
-        try:
-            value = await self._in_thread(place.unpack, payload)
-        except Exception as raised:
-            error = SerializationError(
-                f"the result cannot be unpickled here: {type(raised).__name__}: {raised}"
-            )
-            error.__cause__ = raised
+        value, error = await self._in_thread(place.link.load, payload, True, place.link.many)
         if place.link.heavy is not payload:
             return  # the worker has died, and what it had said was settled then
         place.link.resume(value, error)
@@ -792,7 +785,7 @@ class ProcessPool(Pool):
 
         link = place.link
         while link.heavy is not None:
-            link.resume(*link.load(link.heavy, True))
+            link.resume(*link.load(link.heavy, True, link.many))
         running = link.lost(error)
         self._lost += running
         for chunk in link.ended:
