@@ -43,7 +43,7 @@ class Actor(Generic[A]):
         self._parent._streams.add(self)
         try:
             await self._pool.run(residence.settle, *self._made)
-        except BaseException:
+        except BaseException:  # cancelled too: the worker must not be left behind
             await self.aclose()
             raise
         return self
@@ -138,7 +138,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         self._parent._streams.add(self)
         try:
             await self._pool.run(residence.settle_iterator, *self._made)
-        except BaseException:
+        except BaseException:  # cancelled too: the worker must not be left behind
             await self.aclose()
             raise
         self._ahead()
@@ -163,7 +163,7 @@ class Stream(AsyncIterator[T], Generic[T]):
             if not self._next.done():
                 await self.aclose()
             raise
-        except BaseException as error:
+        except Exception as error:  # handed out after the items before it
             self._ended, self._error = True, error
             items = []
         self._next = None

@@ -350,7 +350,7 @@ class _Crew(Generic[T]):
         self._forget()
         try:
             result = decisive.result()
-        except BaseException as exc:
+        except BaseException as exc:  # whatever it is, it carries the notes
             _add_notes(exc, late)
             raise
         finally:

@@ -89,9 +89,9 @@ class InlinePool(Pool):
             return None, (chunk.stops or {})[index] if stopped else error
         except KeyboardInterrupt:
             raise
-        except Exception as error:
+        except Exception as error:  # the call's own
             return None, error
-        except BaseException as error:
+        except BaseException as error:  # the call's own, too: it must not stop the loop
             return None, foreign(error)
         finally:
             self.awaiting = None

@@ -111,7 +111,7 @@ class Lanes:
                     self.running -= 1
                     raise
                 error = raised  # the call's own
-            except Exception as raised:
+            except Exception as raised:  # the call's own, too
                 error = raised
             self.running -= 1
             if error is None:

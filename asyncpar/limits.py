@@ -111,7 +111,7 @@ class _Line(ABC):
         self._refuse(n)
         try:
             await place.future
-        except BaseException:
+        except BaseException:  # cancelled: the place in line is given up
             self._leave(place)
             raise
         self._start(n)

@@ -269,7 +269,7 @@ class Pool(ABC):
         self._state = "opening"
         try:
             await self._open()
-        except BaseException:
+        except BaseException:  # cancelled too: nothing may be left behind
             await self._shielded(self._close())
             self._state = "closed"
             raise
@@ -322,7 +322,7 @@ class Pool(ABC):
                 if task.done() and task.cancelled():
                     raise
                 cancelled = error
-            except BaseException:
+            except BaseException:  # the task's own, which its result raises
                 break
         task.result()
         if cancelled is not None:

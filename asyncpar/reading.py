@@ -47,7 +47,7 @@ class SyncReader:
         begun = time.perf_counter()
         try:
             items.extend(islice(self._iterator, n))
-        except Exception as error:
+        except Exception as error:  # the source's own: raised after the results before it
             self.error, self.exhausted = error, True
         if len(items) < n:
             self.exhausted = True
@@ -61,7 +61,7 @@ class SyncReader:
             try:
                 for item in self._iterator:
                     return item
-            except Exception as error:
+            except Exception as error:  # the source's own: raised after the results before it
                 self.error = error
             self.exhausted = True
         return NOTHING
@@ -131,7 +131,7 @@ class AsyncReader:
         except asyncio.CancelledError:
             self.exhausted = True
             raise
-        except Exception as error:
+        except Exception as error:  # the source's own: raised after the results before it
             self.error = error
         self.exhausted = True
         self._on_items()

@@ -71,7 +71,7 @@ def advance(most: int) -> tuple[list[Any], bool, BaseException | None]:
                 break
     except StopIteration:
         return items, True, None
-    except Exception as error:
+    except Exception as error:  # the generator's own: it comes after what was made before it
         if not items:
             raise
         return items, True, error

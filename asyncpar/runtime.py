@@ -72,7 +72,7 @@ class Runtime:
             self._pools[name] = task
         try:
             return await asyncio.shield(task)
-        except BaseException:
+        except BaseException:  # cancelled too; the next to ask tries again, unless the pool is there by then
             if task.done() and (task.cancelled() or task.exception()):
                 self._pools.pop(name, None)
             raise

@@ -55,9 +55,9 @@ class ThreadPlace:
             args, kwargs = unwrap(args, kwargs)
             try:
                 value = context.run(self.call, function, args, kwargs)
-            except Exception as error:
+            except Exception as error:  # the call's own
                 errors[index], value = error, None
-            except BaseException as error:
+            except BaseException as error:  # the call's own, too: it must not end the thread
                 errors[index], value = foreign(error), None
             values.append(value)
         return values, errors or None

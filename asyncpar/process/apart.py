@@ -34,14 +34,14 @@ def load_values(data: Any, *, buffers: Sequence[Any] = ()) -> Any:
     except Exception as error:  # the user's classes may raise anything
         try:
             noted = _Noting(io.BytesIO(data), buffers=buffers).load()
-        except Exception:
+        except Exception:  # more than notes can tell
             raise error from None
     values, rest = noted if type(noted) is tuple else (noted, {})
     errors: dict[int, Exception] = {}
     for index, value in enumerate(values):
         try:
             values[index] = _made(value)
-        except Exception as error:
+        except Exception as error:  # this is the one
             values[index], errors[index] = None, error
     raise PartlyReadError(values, errors, rest)
 

@@ -150,7 +150,7 @@ def pack(arena: Arena, value: object, dump: Callable[..., bytes] = pickle.dumps)
             if at is not None:
                 refs[:0] = (at, len(data))
                 data = None
-    except BaseException:
+    except BaseException:  # the user's __reduce__ may raise anything: no slab may be lost
         for at in refs[::2]:
             arena.free(at)
         raise

@@ -139,6 +139,6 @@ def _inside(path: str, part: Any) -> list[tuple[str, Any]]:
 def _picklable(value: Any) -> bool:
     try:
         pickle.dumps(value, 5)
-    except Exception:
+    except Exception:  # the user's __reduce__ may raise anything
         return False
     return True

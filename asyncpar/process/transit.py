@@ -137,7 +137,7 @@ def load_error(data: bytes) -> BaseException:
     for blob, how in pickle.loads(data):
         try:
             link = pickle.loads(blob)
-        except Exception as reason:
+        except Exception as reason:  # the user's classes may raise anything
             link = SerializationError(f"an exception of the worker cannot be unpickled here: {reason}")
         if last is None:
             outer = link
@@ -185,7 +185,7 @@ def initialize(send: Send, settings: dict[str, Any]) -> None:
     try:
         if settings["initializer"] is not None:
             pickle.loads(settings["initializer"])()
-    except BaseException as error:
+    except BaseException as error:  # it may call sys.exit
         send(READY, dump_error(error))
         os._exit(1)
     send(READY, b"")
@@ -235,7 +235,7 @@ class ForwardLogging:
                     if record.exc_info:
                         data["exc_text"] = logging.Formatter().formatException(record.exc_info)
                     send(LOG, pickle.dumps(_plain(data), 5))
-                except Exception:
+                except Exception:  # as every handler of logging does
                     self.handleError(record)
 
         root = logging.getLogger()

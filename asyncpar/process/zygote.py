@@ -172,7 +172,7 @@ def main(control_fd: int) -> NoReturn:
                 getattr(main_module, "_nothing", None)
             else:
                 importlib.import_module(name)
-        except BaseException as error:
+        except BaseException as error:  # a module may raise anything, SystemExit too
             zygote.tell("preload", name, 0, f"{type(error).__name__}: {error}")
             os._exit(1)
     zygote.serve()

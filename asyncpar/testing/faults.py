@@ -106,7 +106,7 @@ class FaultyPool(Pool, Generic[P]):
             return await self._call(chunk, index), None
         except asyncio.CancelledError as error:
             return None, (chunk.stops or {}).get(index, error)
-        except Exception as error:
+        except Exception as error:  # the call's own
             return None, error
 
     async def _call(self, chunk: Chunk, index: int) -> Any:
