@@ -238,7 +238,7 @@ class Link:
                 try:
                     values.append(loads(blob))
                     continue
-                except Exception:
+                except Exception:  # the user's classes may raise anything
                     given = None  # read it again below, and say what is wrong
             value, error = given or self._outcome(mark, blob)
             values.append(value)

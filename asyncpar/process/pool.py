@@ -459,7 +459,7 @@ class ProcessPool(Pool):
     def _dump_function(self, function: Callable[..., Any]) -> bytes:
         try:
             blob: bytes = self.dump(function, 5) if not self.by_value else self.dump(function)
-        except Exception as error:
+        except Exception as error:  # __reduce__ may raise anything, here and below
             raise explain(function, error, self.by_value) from error
         else:
             if not self.by_value:

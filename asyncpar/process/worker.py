@@ -183,7 +183,7 @@ class Worker:
     def on_function(self, payload: bytes, flags: int, count: int, number: int) -> None:
         try:
             function = pickle.loads(payload)
-        except BaseException as error:
+        except BaseException as error:  # importing the user's module may raise anything
             self.functions[number] = _raiser(transit.unloadable("the function", error))
         else:
             self.functions[number] = self.adapted(function)
@@ -323,7 +323,7 @@ class Worker:
                     value = function(*args[0], **args[1]) if size & KEYWORDS else function(*args)
                 finally:
                     inside[0] = 0
-            except BaseException as raised:
+            except BaseException as raised:  # whatever it is, it is the call's
                 inside[0] = 0
                 error = raised
             mark, answer = 0, b""
@@ -361,7 +361,7 @@ class Worker:
                 if type(value) in SCALARS and (type(value) is not str or len(value) < OUT_OF_BAND):
                     return 0, pickle.dumps(value, 5)
                 blob, refs = self.pack(value)
-            except BaseException as raised:
+            except BaseException as raised:  # the user's __reduce__ may raise anything
                 error = transit.unpicklable_result(value, raised)
             else:
                 return (SLABS if refs else 0), blob
@@ -415,7 +415,7 @@ class Worker:
             items = unpack(self.arena, payload, self.lend) if flags & PARCEL else pickle.loads(payload)
             function = self.functions[number]
             function = _starred(function) if flags & STAR else function
-        except BaseException as raised:
+        except BaseException as raised:  # the user's classes may raise anything
             self.settle()
             self.send(REFUSED, transit.dump_error(transit.unloadable("an argument", raised)), count)
             self.sent(words[SEQ] + count, last=True)
@@ -445,7 +445,7 @@ class Worker:
                     value = function(item)
                 finally:
                     inside[0] = 0
-            except BaseException as raised:
+            except BaseException as raised:  # whatever it is, it is the call's
                 inside[0] = 0
                 value = None
                 if type(raised) is Interrupted and is_cancelled(seq):
@@ -534,7 +534,7 @@ class Worker:
         for i, value in enumerate(values):
             try:
                 self.dump(value, 5)
-            except BaseException as raised:
+            except BaseException as raised:  # this is the one
                 errors[i] = transit.dump_error(transit.unpicklable_result(value, raised))
                 values[i] = None
 
@@ -602,7 +602,7 @@ def start(read_fd: int, write_fd: int, arena: Arena, slot: int, settings: dict[s
         worker.serve()
     except BrokenPipeError:
         code = 0  # the loop's process is gone
-    except BaseException:
+    except BaseException:  # a mistake of ours: said before the process ends
         import traceback
 
         traceback.print_exc()
