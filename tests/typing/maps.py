@@ -32,7 +32,7 @@ async def on_a_pool(pool: Pool, processes: ProcessPool, threads: ThreadPool) -> 
     assert_type(await pool.map(str, [1]), list[str])
     results = processes.map(shorten, ["a"], limit=3)
     assert_type(await threads.map(bytes.hex, results), list[str])
-    assert_type(await processes.map(power, [1], numbers(), return_exceptions=True), list[float])
+    assert_type(await processes.map(power, [1], numbers(), limit=2), list[float])
     assert_type(await processes.map(fetch, ["a"]), list[bytes])
     assert_type(await processes.map(abs, numbers()).reduce(max), int)
 
