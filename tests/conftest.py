@@ -3,8 +3,8 @@
 An async test runs twice: on asyncio's loop in debug mode, and on uvloop. While it runs, a call that
 blocks the loop raises `blockbuster.BlockingError`; mark the test `may_block` if it does so on purpose.
 
-After every test, async or not, nothing may be left behind: see `Traces`. What a fixture of wider scope
-opened beforehand does not count.
+After every test, async or not, nothing may be left behind: see `Traces`, and `orphans` for what a test's processes
+left in their turn. What a fixture of wider scope opened beforehand does not count.
 
 With CI set in the environment a skipped test is a failure, unless its reason begins with one of
 `ALLOWED_SKIPS`: continuous integration is to notice that something is no longer tested.
@@ -13,18 +13,20 @@ With CI set in the environment a skipped test is a failure, unless its reason be
 from __future__ import annotations
 
 import asyncio
+import asyncio.constants
 import contextlib
+import functools
 import gc
 import logging
 import os
+import resource
 import signal
 import threading
 import time
+import traceback
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import psutil
 import pytest
 from _pytest.outcomes import OutcomeException
 from anyio.pytest_plugin import extract_backend_and_options, get_runner
@@ -50,6 +52,12 @@ os.environ["ASYNCPAR_TEST_RUN"] = TEST_RUN  # inherited, so that an orphan is st
 
 
 # Loops
+
+
+# Debug mode notes who made each future, task and handle: all frames, which are sixty under pytest and take half of
+# the time of a test, or ten. The last few tell as much.
+asyncio.constants.DEBUG_STACK_DEPTH = 4
+traceback.extract_stack.__defaults__ = (None, 4)
 
 
 def debug_loop() -> asyncio.AbstractEventLoop:
@@ -101,6 +109,7 @@ def loop_stays_free(request: pytest.FixtureRequest) -> Iterator[None]:
         guard.deactivate()
 
 
+@functools.cache
 def _guard() -> BlockBuster:
     guard = BlockBuster()
     # A module's first import reads files; names of the lazy package are loaded at first use, wherever that is.
@@ -130,7 +139,7 @@ class Traces:
     def now(cls) -> Traces:
         """The traces of this moment."""
         return cls(
-            processes=frozenset(_processes()),
+            processes=frozenset(_children()),
             descriptors=frozenset(_descriptors()),
             mappings=frozenset(_mappings()),
             shared_memory=frozenset(_names("/dev/shm")),
@@ -146,23 +155,39 @@ class Traces:
         ]
 
 
-def _processes() -> Iterator[str]:
-    """Our descendants; those whose parent died are known by the environment they inherited."""
-    descendants = {child.pid for child in psutil.Process().children(recursive=True)}
-    for pid in psutil.pids():
-        if pid in descendants or (pid != os.getpid() and TEST_RUN in _contents(pid, "environ")):
-            yield str(pid)
+def _children() -> Iterator[str]:
+    """The processes whose parent we are."""
+    for thread in _names("/proc/self/task"):
+        yield from _contents(f"self/task/{thread}", "children").split()
+
+
+def orphans() -> set[str]:
+    """What our processes left in their turn, known by the environment it inherited. This reads all of /proc."""
+    ours = {pid for pid in _names("/proc") if pid.isdecimal() and TEST_RUN in _contents(pid, "environ")}
+    ours.add(str(os.getpid()))
+    return {pid for pid in ours if (parent := _parent(pid)) and parent not in ours} - {str(os.getpid())}
+
+
+def _parent(pid: str) -> str:
+    _, _, rest = _contents(pid, "stat").rpartition(") ")  # a name may hold anything
+    return rest.split()[1] if rest else ""
+
+
+def _children_waited_for() -> object:
+    """It changes with every child that has ended: without one there are no new orphans."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN)
 
 
 def _command(pid: str) -> str:
-    command = _contents(int(pid), "cmdline").replace("\0", " ").strip()
+    command = _contents(pid, "cmdline").replace("\0", " ").strip()
     return f" {command[:200] or 'a zombie: it ended, and nobody waited for it'}"
 
 
-def _contents(pid: int, file: str) -> str:
+def _contents(process: str, file: str) -> str:
     """What /proc says; nothing if the process has ended or belongs to somebody else."""
     try:
-        return Path(f"/proc/{pid}/{file}").read_text(errors="replace")
+        with open(f"/proc/{process}/{file}", "rb", buffering=0) as opened:
+            return opened.readall().decode(errors="replace")
     except OSError:
         return ""
 
@@ -170,31 +195,55 @@ def _contents(pid: int, file: str) -> str:
 def _descriptors() -> Iterator[str]:
     for descriptor in _names("/proc/self/fd"):
         try:
-            yield f"{descriptor} -> {Path('/proc/self/fd', descriptor).readlink()}"
+            yield f"{descriptor} -> {os.readlink(f'/proc/self/fd/{descriptor}')}"
         except OSError:
             continue  # the one that listed the folder
 
 
 def _mappings() -> Iterator[str]:
     """Shared memory that is mapped, whether or not its name or descriptor is still there."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in _contents("self", "maps").splitlines():
         if "/memfd:" in line or "/dev/shm/" in line:
             yield " ".join(line.split()[4:])  # its inode and name; addresses may change
 
 
 def _names(folder: str) -> list[str]:
-    return os.listdir(folder) if Path(folder).is_dir() else []
+    try:
+        return os.listdir(folder)
+    except OSError:  # a thread that has ended, or not Linux
+        return []
+
+
+_blamed: set[str] = set()
+"""Orphans that a failure has told of, or explains."""
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test after which a process, descriptor, shared memory or thread is there that was not before."""
-    before = Traces.now()
+    before, waited_for = Traces.now(), _children_waited_for()
     yield
-    if _failed(request.node):
-        return  # its traceback keeps objects alive; its own error is the news
-    if left := _poll(lambda: Traces.now().since(before)):
+    if _failed(request.node):  # its traceback keeps objects alive; its own error is the news
+        _blamed.update(orphans())
+        return
+    left = _poll(lambda: Traces.now().since(before))
+    if left or waited_for != _children_waited_for():
+        left += _poll(_new_orphans)
+    if left:
+        _blamed.update(orphans())
         _fail("The test left behind", left)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_left_in_the_end() -> Iterator[None]:
+    """Fail a session after which one of its processes is there, whoever started it."""
+    yield
+    if left := _poll(_new_orphans):
+        _fail("The tests left behind", left)
+
+
+def _new_orphans() -> list[str]:
+    return [f"processes: {pid}{_command(pid)}" for pid in orphans() - _blamed]
 
 
 def _poll(find: Callable[[], list[str]]) -> list[str]:
