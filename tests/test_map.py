@@ -10,7 +10,7 @@ import time
 import pytest
 
 import asyncpar
-from asyncpar.testing.contract import Source, taken
+from asyncpar.testing.contract.base import Source, taken
 
 
 async def double(x):

@@ -12,6 +12,9 @@ A pool of your own is tested so (``anyio_mode = "auto"`` in pytest's settings, o
         def make_pool(self) -> MyPool:
             return MyPool(2)
 
+What a pool cannot promise it says by class variables (``stops = False``); tests of that are skipped, and their reasons
+begin with ``not promised:``, so that other skips can be told from these.
+
 Names are imported when they are first used: workers import ``asyncpar.testing.functions`` and need nothing else.
 """
 
