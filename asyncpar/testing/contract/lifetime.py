@@ -42,7 +42,7 @@ class LifetimeContract(Contract):
 
     async def test_closing_ends_what_waits_and_what_runs(self) -> None:
         async with self.make_pool() as pool:
-            calls = [asyncio.ensure_future(pool.run(f.nap, 0.05)) for _ in range(4 * pool.workers)]
+            calls = [asyncio.ensure_future(pool.run(f.nap, 0.05)) for _ in range(10)]
             await asyncio.sleep(0.02)
         done = await asyncio.gather(*calls, return_exceptions=True)
         assert all(value == 0.05 or isinstance(value, asyncpar.PoolClosedError) for value in done)
