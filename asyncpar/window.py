@@ -69,10 +69,13 @@ class Window:
         room = self.limit - (self.read - self.taken)
         if self.limit_bytes is None or room <= 0:
             return max(room, 0)
+        if not self.read:
+            return 1
         outstanding = self.read - self.taken
-        if not outstanding:
-            return 1 if not self.read else min(room, max(1, int(self.limit_bytes / self._mean_bytes())))
-        return max(0, min(room, int((self.limit_bytes - self.bytes) / self._mean_bytes())))
+        # What is in flight counts as what was seen before: its results are still to come.
+        return min(
+            room, max(int(self.limit_bytes / self._mean_bytes()) - outstanding, 0 if outstanding else 1)
+        )
 
     def _mean_bytes(self) -> float:
         return max(self.bytes / max(self.read - self.taken, 1), self._seen_bytes / max(self.finished, 1), 1.0)

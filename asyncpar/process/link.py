@@ -178,7 +178,7 @@ class Link:
         self.data = self.data[HEADER.size + size :]
         self.heavy = None
         if kind == VALUES:
-            self._values(count, flags, aux, value, error)
+            self._values(body, count, flags, aux, value, error)
         else:
             self._results(body, count, aux, (value, error))
         self._parse()
@@ -199,7 +199,7 @@ class Link:
             if kind == RESULTS:
                 self._results(body, count, aux)
             elif kind == VALUES:
-                self._values(count, flags, aux, *self.load(body, bool(flags & PARCEL), True))
+                self._values(body, count, flags, aux, *self.load(body, bool(flags & PARCEL), True))
             else:
                 self._small(kind, count, body)
         self.data = data[at:]
@@ -228,6 +228,7 @@ class Link:
         at = 4 * count
         values: list[Any] = []
         errors: Errors | None = None
+        weight = len(body)
         loads = pickle.loads
         for i, mark in enumerate(struct.unpack_from(f"<{count}I", body)):
             blob = body[at : at + (mark & SIZE)]
@@ -241,18 +242,22 @@ class Link:
                 except Exception:  # the user's classes may raise anything
                     given = None  # read it again below, and say what is wrong
             value, error = given or self._outcome(mark, blob)
+            if mark & SLABS:
+                weight += _lent(blob)
             values.append(value)
             if error is not None:
                 errors = errors or {}
                 errors[i - known] = error
-        self._deliver(chunk, values, errors)
+        self._deliver(chunk, values, errors, weight)
 
     def _outcome(self, mark: int, blob: bytes) -> tuple[Any, BaseException | None]:
         if mark & ERROR:
             return None, transit.load_error(blob)
         return self.load(blob, bool(mark & SLABS), False)
 
-    def _values(self, count: int, flags: int, aux: int, value: Any, error: BaseException | None) -> None:
+    def _values(
+        self, body: bytes, count: int, flags: int, aux: int, value: Any, error: BaseException | None
+    ) -> None:
         chunk = self.in_flight[0]
         chunk.function.measured(aux / 1e6, count)
         errors: Errors | None = None
@@ -269,7 +274,7 @@ class Link:
         if known:
             value = value[known:]
             errors = errors and {i - known: error for i, error in errors.items() if i >= known}
-        self._deliver(chunk, value, errors)
+        self._deliver(chunk, value, errors, len(body) + (_lent(body) if flags & PARCEL else 0))
 
     def _answer(self, count: int) -> int:
         """Take note that the worker has answered so many calls; how many of these were read in its log before."""
@@ -317,9 +322,11 @@ class Link:
             chunk.requeue(apart=True)
         self._end(chunk)
 
-    def _deliver(self, chunk: Chunk, values: list[Any], errors: Errors | None) -> None:
+    def _deliver(self, chunk: Chunk, values: list[Any], errors: Errors | None, weight: int = 0) -> None:
         self._settle(chunk, len(values))
         self.delivered += len(values)
+        if chunk.block is not None:  # it is a map's
+            chunk.source.window.grow(chunk.block, weight)  # type: ignore[attr-defined]
         chunk.deliver(values, errors)
         self._end(chunk)
 
@@ -417,3 +424,8 @@ def _unreadable(error: Exception) -> SerializationError:
 def _weight(payload: bytes) -> int:
     data, refs = pickle.loads(payload)
     return refs[1] if data is None else 0
+
+
+def _lent(payload: bytes) -> int:
+    """Bytes of shared memory that a payload names."""
+    return sum(pickle.loads(payload)[1][1::2])
