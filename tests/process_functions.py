@@ -171,6 +171,33 @@ def eat(megabytes: int) -> int:
     return len(block)
 
 
+def more_address_space(megabytes: int | None) -> None:
+    """From now on this process can have so much more than it has; all it is allowed, if ``None``."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[0])
+    now = pages * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (hard if megabytes is None else now + (megabytes << 20), hard))
+
+
+def large(megabytes: int) -> bytes:
+    return b"x" * (megabytes << 20)
+
+
+def large_list(megabytes: int) -> list[str]:
+    """Its pickle takes as much again."""
+    return [str(i) * 300_000 for i in range(100, 100 + megabytes)]
+
+
+def eat_in(group: str, megabytes: int) -> int:
+    """Eats in a control group of its own."""
+    with open(f"{group}/cgroup.procs", "w") as file:
+        file.write("0")
+    return eat(megabytes)
+
+
 # Being cancelled
 
 

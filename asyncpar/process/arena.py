@@ -38,7 +38,11 @@ def shared_file(size: int) -> int:
 
         fd, path = tempfile.mkstemp(prefix="asyncpar-")
         os.unlink(path)
-    os.ftruncate(fd, size)
+    try:
+        os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -85,6 +85,11 @@ def explain(
     """The error for something that cannot be pickled: which part of which call, and why."""
     if isinstance(error, SerializationError):
         return error
+    if isinstance(error, MemoryError):  # a search would need more of it
+        return SerializationError(
+            f"the arguments of {label or describe(value)} cannot be pickled: there is no memory left for the pickle; "
+            "pass less at a time, or arrays and bytes, which are not copied into it"
+        )
     if not label:
         return _explain_function(value, error, by_value)
     if keywords:

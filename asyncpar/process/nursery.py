@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import pickle
@@ -52,9 +53,12 @@ class Nursery:
     def open(self) -> None:
         """Start the zygote. It is ready when it is; what is asked of it waits in the socket."""
         self.loop = asyncio.get_running_loop()
-        fd = shared_file(Arena.size(self.total))
-        self.arena = Arena(fd, self.total, 0)
-        self.start()
+        self.arena = _shared_memory(self.total)
+        try:
+            self.start()
+        except OSError:
+            self.arena.close()
+            raise
 
     def start(self) -> None:
         """Start a zygote over the same shared memory. What is sent to it waits in the socket until it is there."""
@@ -196,6 +200,24 @@ class Nursery:
             self.control.close()
         await self.ended()
         self.arena.close()
+
+
+def _shared_memory(slots: int) -> Arena:
+    size = Arena.size(slots)
+    try:
+        fd = shared_file(size)
+        try:
+            return Arena(fd, slots, 0)
+        except OSError:
+            os.close(fd)
+            raise
+    except OSError as error:
+        if error.errno not in (errno.ENOMEM, errno.EFBIG):
+            raise
+        raise BrokenPoolError(
+            f"the shared memory of a ProcessPool cannot be made: {error}. It needs {size >> 30} GiB of address space, "
+            "though memory only for what is used: raise the limits of this program (ulimit -v, ulimit -f)"
+        ) from error
 
 
 def _log_level() -> int:

@@ -99,7 +99,12 @@ class Place:
         block = pool.nursery.arena.block(slot)
         self.link = Link(block[:LOG_AT].cast("Q"), block[LOG_AT:], self.unpack, pool.nursery.arena.free)
         read_fd, self.write_fd = os.pipe()
-        self.read_fd, write_fd = os.pipe()
+        try:
+            self.read_fd, write_fd = os.pipe()
+        except OSError:
+            os.close(read_fd)
+            os.close(self.write_fd)
+            raise
         for fd in (self.write_fd, self.read_fd):
             os.set_blocking(fd, False)
             if hasattr(fcntl, "F_SETPIPE_SZ"):
@@ -327,8 +332,9 @@ class ProcessPool(Pool):
         buffer = bytearray(RECEIVE)
         self.buffers, self.view = [buffer], memoryview(buffer)
         if self.owner is None:
-            self.nursery = Nursery(self.workers, self.settings, self.threads, self._zygote_lost)
-            self.nursery.open()
+            nursery = Nursery(self.workers, self.settings, self.threads, self._zygote_lost)
+            nursery.open()
+            self.nursery = nursery
         for _ in range(self.workers):
             self._spawn()
 
