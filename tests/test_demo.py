@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -73,22 +74,26 @@ def test_workers_import_little() -> None:
 # input and server
 
 
-def test_sources() -> None:
+@pytest.fixture(scope="module")
+def sources() -> dict[str, Path]:
+    return find_sources()  # walks the whole library, which is not for a loop to wait for
+
+
+def test_sources(sources: dict[str, Path]) -> None:
     """Hundreds of files; neither tests nor site-packages."""
-    sources = find_sources()
     assert len(sources) > 300
     assert "asyncio/tasks.py" in sources
     assert not [name for name in sources if "/test/" in name or "site-packages" in name]
 
 
 @pytest.mark.may_block
-async def test_the_server_serves_the_sources() -> None:
+async def test_the_server_serves_the_sources(sources: dict[str, Path]) -> None:
     """A page is the file; what is no source is not found; an answer may be held back."""
     started = time.perf_counter()
     async with serving(latency=0.05) as server, aiohttp.ClientSession(server.url) as session:
         began = time.perf_counter()
         async with session.get("asyncio/tasks.py") as response:
-            assert await response.read() == find_sources()["asyncio/tasks.py"].read_bytes()
+            assert await response.read() == sources["asyncio/tasks.py"].read_bytes()
         assert time.perf_counter() - began >= 0.05
         async with session.get("../../etc/passwd") as response:
             assert response.status == 404
@@ -190,7 +195,7 @@ def test_ctrl_c() -> None:
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(2)
+        time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
@@ -207,5 +212,5 @@ def test_killed() -> None:
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(2)
+        time.sleep(0.5)
         process.kill()

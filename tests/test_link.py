@@ -356,4 +356,4 @@ def test_an_abandoned_link_hears_nothing():
 
 
 TestLink = Machine.TestCase
-TestLink.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestLink.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

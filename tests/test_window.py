@@ -93,7 +93,7 @@ class Unordered(Machine):
 TestOrdered = Machine.TestCase
 TestUnordered = Unordered.TestCase
 TestOrdered.settings = TestUnordered.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
+    max_examples=75, stateful_step_count=40, deadline=None
 )
 
 
