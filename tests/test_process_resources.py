@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -59,9 +60,27 @@ async def test_too_few_descriptors_are_an_error_wherever_they_run_out():
                     ends.append(await pool.run(far.double, 1))
             except (OSError, BrokenPoolError) as error:
                 ends.append(str(error))
-    assert all(end == 2 or end.endswith("[Errno 24] Too many open files") for end in ends)
+    odd = [end for end in ends if end != 2 and "[Errno 24] Too many open files" not in end]
+    assert odd == []
     assert ends[0] != 2
     assert ends[-1] == 2
+
+
+async def test_a_worker_that_cannot_be_replaced_breaks_the_pool():
+    async with ProcessPool(2) as pool:
+        await asyncio.gather(pool.run(far.nap, 0.1), pool.run(far.nap, 0.1))  # both workers are there
+        calls = [asyncio.ensure_future(pool.run(far.nap, 30)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        with at_most(resource.RLIMIT_NOFILE, 3):
+            os.kill(pool.pids[0], signal.SIGKILL)
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+            with pytest.raises(BrokenPoolError, match=r"no worker can be started .* Too many open files"):
+                await pool.run(far.double, 1)
+    assert sorted(type(end).__name__ for end in ends) == [
+        "BrokenPoolError",
+        "BrokenPoolError",
+        "WorkerLostError",
+    ]
 
 
 # Memory

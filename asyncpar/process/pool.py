@@ -346,6 +346,14 @@ class ProcessPool(Pool):
             )
         self.places.append(Place(self, slots.pop()))
 
+    def _replace(self) -> None:
+        try:
+            self._spawn()
+        except OSError as error:
+            self._break(
+                BrokenPoolError(f"no worker can be started in place of one that has gone: {error}"), error
+            )
+
     async def _close(self) -> None:
         if self.watch is not None:
             self.watch.cancel()
@@ -773,7 +781,7 @@ class ProcessPool(Pool):
             self.places.remove(place)
             self.leaving.add(place)
             if self._state == "open" and self.owner is None:
-                self._spawn()
+                self._replace()
 
     def buried(self, place: Place, exitcode: int, over: int) -> None:
         """A worker is dead: settle what it had, replace it."""
@@ -830,7 +838,7 @@ class ProcessPool(Pool):
                 self.nursery.failure,
             )
         elif self.broken is None:
-            self._spawn()
+            self._replace()
             self.pump()
 
     def _zygote_lost(self) -> None:
