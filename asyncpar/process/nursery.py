@@ -137,20 +137,25 @@ class Nursery:
             self.loop.remove_writer(self.control.fileno())
 
     def _readable(self) -> None:
-        try:
-            data = self.control.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._drop()
-            self.loop.remove_reader(self.control.fileno())
-            self.control.close()
-            if not self.closing:
-                self.on_lost()
-            return
-        self._data += data
+        """Read all that is there: of a peer that has gone in error libuv tells only once."""
+        while self.control.fileno() >= 0:
+            try:
+                data = self.control.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if data:
+                self._data += data
+                self._take_messages()
+            else:
+                self._drop()
+                self.loop.remove_reader(self.control.fileno())
+                self.control.close()
+                if not self.closing:
+                    self.on_lost()
+
+    def _take_messages(self) -> None:
         while len(self._data) >= LENGTH.size:
             (size,) = LENGTH.unpack_from(self._data)
             if len(self._data) < LENGTH.size + size:
