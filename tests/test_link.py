@@ -21,6 +21,7 @@ from asyncpar.process.layout import (
     HEADER,
     HELD,
     LOG_AT,
+    REFUSED,
     RELEASED,
     SEQ,
     STOPPED,
@@ -118,7 +119,7 @@ class Machine(RuleBasedStateMachine):
                 for at in call.lends:
                     self.free(at)
         assert not set(again) & self.ended.keys()
-        self.waiting.append(again)
+        self.waiting.extend([call] for call in again) if apart else self.waiting.append(again)
 
     # -- rules
 
@@ -172,16 +173,34 @@ class Machine(RuleBasedStateMachine):
             chunk.requeue()
         self.link.ended.clear()
 
+    @precondition(lambda self: self.chunk is None and self.inbox)
+    @rule()
+    def open_chunk(self) -> None:
+        self.chunk, self.at = self.inbox.popleft(), 0
+        self.worker.words[BUSY] = 1
+        self.values: list[Any] = []
+        self.errors: dict[int, bytes] = {}
+        self.sizes: list[int] = []
+
+    @precondition(lambda self: self.chunk and not self.at and not self.in_call and not self.chunk.singles)
+    @rule()
+    def refuse_chunk(self) -> None:
+        """One of its items cannot be unpickled."""
+        assert self.chunk is not None
+        worker, count = self.worker, len(self.chunk.ids)
+        if count > 1 and not self.values:
+            worker.send(REFUSED, transit.dump_error(ValueError("poison")), count)
+            worker.sent(worker.words[SEQ] + count, last=True)
+            worker.done()
+            self.chunk = None
+
     @precondition(lambda self: not self.in_call and (self.chunk is not None or self.inbox))
     @rule()
     def begin_call(self) -> None:
         worker = self.worker
         if self.chunk is None:
-            self.chunk, self.at = self.inbox.popleft(), 0
-            worker.words[BUSY] = 1
-            self.values: list[Any] = []
-            self.errors: dict[int, bytes] = {}
-            self.sizes: list[int] = []
+            self.open_chunk()
+        assert self.chunk is not None
         worker.note_cancelled()
         seq = worker.words[SEQ]
         if worker.kept <= seq < worker.recalled:
@@ -353,6 +372,26 @@ def test_an_abandoned_link_hears_nothing():
     link.feed(bytes(worker.pipe))
     assert not link.ended
     assert not link.lost(WorkerLostError)
+
+
+def test_a_chunk_that_is_refused_after_a_part_of_it_was_taken_back():
+    worker = FakeWorker(FakeArena())
+    memory, source, freed = worker.arena.memory, Machine(), []
+    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload, loads: None, freed.append)
+    chunk = Chunk(source, [0, 1, 2, 3], Function(len))  # type: ignore[arg-type]
+    chunk.slabs = [4096]
+    link.sent(chunk)
+    worker.words[BUSY] = 1
+    link.recall()
+    worker.note_recall()
+    for back in link.take_back():
+        back.requeue()
+    assert list(source.waiting) == [[1, 2, 3]]
+    worker.send(REFUSED, transit.dump_error(ValueError("poison")), 4)
+    link.feed(bytes(worker.pipe))
+    assert list(source.waiting) == [[1, 2, 3], [0]]
+    assert not link.in_flight
+    assert freed == [4096]
 
 
 TestLink = Machine.TestCase

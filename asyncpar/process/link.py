@@ -292,7 +292,7 @@ class Link:
         elif kind == RETURNED:
             self._returned(self.in_flight[0], count)
         elif kind == REFUSED:
-            self._refused(self.in_flight[0], count, body)
+            self._refused(count, body)
         elif kind == HELD:
             self.held.update(struct.unpack(f"<{count}Q", body))
         elif kind == RELEASED:
@@ -311,16 +311,21 @@ class Link:
         chunk.requeue()
         self._end(chunk)
 
-    def _refused(self, chunk: Chunk, count: int, body: bytes) -> None:
+    def _refused(self, count: int, body: bytes) -> None:
         """Nothing of a map's chunk could be unpickled there: find out which item it was."""
         self._skip(count)
+        chunk = self.in_flight[0]
         if count == 1:
             self._settle(chunk, count)
             chunk.deliver([None], {0: transit.load_error(body)})
-        else:
+            self._end(chunk)
+            return
+        while count:  # a part of it may have been taken back
+            chunk = self.in_flight[0]
+            count -= len(chunk.items)
             self._free(chunk.slabs)
             chunk.requeue(apart=True)
-        self._end(chunk)
+            self._end(chunk)
 
     def _deliver(self, chunk: Chunk, values: list[Any], errors: Errors | None, weight: int = 0) -> None:
         self._settle(chunk, len(values))
