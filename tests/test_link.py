@@ -304,9 +304,10 @@ class Machine(RuleBasedStateMachine):
             i for i, x in self.ended.items() if i not in before and isinstance(x, WorkerLostError | Cancelled)
         ]
         if struck:
-            assert lost == [running] or self.asked_to_stop.issuperset(lost)
+            assert running in lost
+            assert self.asked_to_stop.issuperset(set(lost) - {running})
         else:
-            assert not lost
+            assert self.asked_to_stop.issuperset(lost)
         assert done <= self.ended.keys(), "what was finished and not sent yet is lost"
         assert not self.link.in_flight
         assert not self.link.held

@@ -140,7 +140,7 @@ class Link:
         if not self.recalling or not kept:
             return []
         self.recalling = False
-        if words[LOGGED] < kept - 1:
+        if words[LOGGED] <= self.delivered < kept - 1:  # else its last answer is still in the pipe
             self._read_log(words[LOGGED], kept - 1)
         back: list[Chunk] = []
         chunks, self.in_flight = self.in_flight, deque()
@@ -382,7 +382,12 @@ class Link:
         if self.in_flight and self.delivered < running:
             self._read_log(words[LOGGED], running)
         struck = False
-        if self.in_flight and words[BUSY] and self.delivered == running:
+        if (
+            self.in_flight
+            and words[BUSY]
+            and self.delivered == running
+            and self.in_flight[0].source is not NOBODY
+        ):
             chunk = self.in_flight[0]
             self._settle(chunk, 1)
             struck = True
