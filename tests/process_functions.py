@@ -202,8 +202,8 @@ def eat_in(group: str, megabytes: int) -> int:
 
 
 def cleans_up(path: str, spinning: bool = False) -> None:
-    note(path, f"started {os.getpid()}")
     try:
+        note(path, f"started {os.getpid()}")
         spin(30) if spinning else time.sleep(30)
     finally:
         note(path, "cleaned up")
