@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import numpy as np
+import psutil
 import pytest
 
 from asyncpar import BrokenPoolError, ProcessPool, SerializationError, WorkerLostError
@@ -34,20 +36,38 @@ def at_most(what, value):
 # Limits
 
 
+@pytest.mark.may_block
 @pytest.mark.parametrize(
     ("what", "value", "words"),
     [
-        (resource.RLIMIT_AS, 64 << 30, "Cannot allocate memory"),
-        (resource.RLIMIT_FSIZE, 1 << 20, "File too large"),
+        (
+            resource.RLIMIT_AS,
+            lambda: psutil.Process().memory_info().vms + (512 << 20),
+            "Cannot allocate memory",
+        ),
+        (resource.RLIMIT_FSIZE, lambda: 1 << 20, "File too large"),
     ],
     ids=["address space", "file size"],
 )
 async def test_shared_memory_that_cannot_be_made_is_told_at_the_start(what, value, words):
-    with at_most(what, value), pytest.raises(BrokenPoolError, match=f"{words}.*raise the limits.*ulimit -v"):
+    with (
+        at_most(what, value()),
+        pytest.raises(BrokenPoolError, match=f"{words}.*raise the limits.*ulimit -v"),
+    ):
         async with ProcessPool(2):
             pass
     async with ProcessPool(2) as pool:
         assert await pool.run(far.double, 1) == 2
+
+
+@pytest.mark.may_block
+@pytest.mark.parametrize("gigabytes", [100, 16])
+async def test_little_address_space_is_enough(gigabytes):
+    """What does not fit into the smaller shared memory travels in the pickle."""
+    with at_most(resource.RLIMIT_AS, psutil.Process().memory_info().vms + (gigabytes << 30)):
+        async with ProcessPool(2) as pool:
+            array = await pool.run(far.add_one, np.full(200_000_000, 7, np.uint8))
+            assert array[0] == array[-1] == 8
 
 
 @pytest.mark.may_block

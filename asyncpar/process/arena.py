@@ -21,7 +21,8 @@ TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does witho
 if TYPE_CHECKING:
     from typing import Any
 
-REGION = 8 << 30
+REGIONS = (8 << 30, 1 << 30, 128 << 20, 16 << 20)
+"""Bytes of a region: the first for which there is address space. What does not fit travels in the pickle."""
 KEEP_WARM = 256 << 20
 """Free bytes a region keeps for the next buffers; what is over goes back to the system."""
 PIECE = 1 << 20
@@ -50,21 +51,22 @@ class Arena:
     """The mapping, and the allocator of one region in it."""
 
     def __init__(self, fd: int, slots: int, region: int) -> None:
-        blocks = BLOCK * (slots + 1)
+        size = os.fstat(fd).st_size
         self.fd = fd
-        self.map = mmap.mmap(fd, blocks + REGION * (slots + 1), flags=mmap.MAP_SHARED | NORESERVE)
-        self._base = blocks
+        self.map = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | NORESERVE)
+        self._base = BLOCK * (slots + 1)
+        self._region = size // (slots + 1) - BLOCK
         self.own(region)
 
     @staticmethod
-    def size(slots: int) -> int:
-        """Bytes of the file for so many worker slots."""
-        return (BLOCK + REGION) * (slots + 1)
+    def size(slots: int, region: int) -> int:
+        """Bytes of the file for so many worker slots, with regions of so many bytes."""
+        return (BLOCK + region) * (slots + 1)
 
     def own(self, region: int, live: dict[int, int] | None = None) -> None:
         """Allocate in this region from now on; ``live`` are slabs in it that are still read."""
-        self.start = self._base + REGION * region
-        self.end = self.start + REGION
+        self.start = self._base + self._region * region
+        self.end = self.start + self._region
         self.live: dict[int, int] = dict(live or {})  # offset -> size class
         self.top = max((at + (1 << size) for at, size in self.live.items()), default=self.start)
         self.free_slabs: defaultdict[int, list[int]] = defaultdict(list)

@@ -51,8 +51,9 @@ class _Sink:
         self.parts: list[Any] = []
 
     def write(self, data: Any) -> int:
-        self.parts.append(bytes(data))
-        return len(data)
+        part = bytes(data)  # a buffer that found no room in shared memory comes as a PickleBuffer
+        self.parts.append(part)
+        return len(part)
 
 
 def dump_yielding(value: Any, protocol: int = 5, buffer_callback: Any = None) -> bytes:

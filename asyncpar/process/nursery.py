@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from asyncpar.errors import BrokenPoolError
-from asyncpar.process.arena import Arena, shared_file
+from asyncpar.process.arena import REGIONS, Arena, shared_file
 from asyncpar.process.zygote import LENGTH
 
 SPARE_SLOTS = 62
@@ -208,21 +208,29 @@ class Nursery:
 
 
 def _shared_memory(slots: int) -> Arena:
-    size = Arena.size(slots)
-    try:
-        fd = shared_file(size)
+    """The largest that the limits of this process allow."""
+    refused: OSError | None = None
+    for region in REGIONS:
         try:
-            return Arena(fd, slots, 0)
-        except OSError:
-            os.close(fd)
-            raise
-    except OSError as error:
-        if error.errno not in (errno.ENOMEM, errno.EFBIG):
-            raise
-        raise BrokenPoolError(
-            f"the shared memory of a ProcessPool cannot be made: {error}. It needs {size >> 30} GiB of address space, "
-            "though memory only for what is used: raise the limits of this program (ulimit -v, ulimit -f)"
-        ) from error
+            return _arena(slots, region)
+        except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.EFBIG):
+                raise
+            refused = error
+    raise BrokenPoolError(
+        f"the shared memory of a ProcessPool cannot be made: {refused}. It needs at least "
+        f"{Arena.size(slots, REGIONS[-1]) >> 20:,} MiB of address space, though memory only for what is used: "
+        "raise the limits of this program (ulimit -v, ulimit -f)"
+    ) from refused
+
+
+def _arena(slots: int, region: int) -> Arena:
+    fd = shared_file(Arena.size(slots, region))
+    try:
+        return Arena(fd, slots, 0)
+    except OSError:
+        os.close(fd)
+        raise
 
 
 def _log_level() -> int:
