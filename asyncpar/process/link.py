@@ -82,6 +82,8 @@ class Link:
         self.recalling = False
         self.held: set[int] = set()
         self.data = b""
+        self.more: list[bytes] = []  # what came behind ``data``, whose first frame is not whole yet, or heavy
+        self.missing = 0  # bytes of that frame
         self.many = False  # whether ``heavy`` is a list of values
         self.heavy: bytes | None = None  # a payload that somebody should read in a thread, then ``resume``
         self.abandoned = False
@@ -167,8 +169,9 @@ class Link:
         """Take bytes from the worker: outcomes go to their chunks."""
         if self.abandoned:
             return
-        self.data = self.data + data if self.data else data
-        if self.heavy is None:
+        self.more.append(data)
+        self.missing -= len(data)
+        if self.heavy is None and self.missing <= 0:
             self._parse()
 
     def resume(self, value: Any, error: BaseException | None) -> None:
@@ -184,11 +187,15 @@ class Link:
         self._parse()
 
     def _parse(self) -> None:
-        data, at, end = self.data, 0, len(self.data)
+        data = b"".join((self.data, *self.more)) if self.data else b"".join(self.more)
+        self.more.clear()
+        self.missing = 0
+        at, end = 0, len(data)
         while end - at >= HEADER.size:
             size, kind, flags, count, aux = HEADER.unpack_from(data, at)
             start = at + HEADER.size
             if start + size > end:
+                self.missing = start + size - end
                 break
             body = data[start : start + size]
             if flags & PARCEL and self._is_heavy(kind, count, body):

@@ -91,7 +91,7 @@ class Place:
         self.served = False  # has answered something
         self.seen = -1  # the call that ran when it was last looked at
         self.stuck = False  # in a call that turned out to be long
-        self.out = b""
+        self.out: deque[memoryview] = deque()  # what the pipe had no room for
         self.heavy: bytes | None = None  # what is being read in the thread
         self.written = 0
         self.functions: set[int] = set()
@@ -120,24 +120,36 @@ class Place:
         if self.gone or self.write_fd < 0:
             return
         if self.out:
-            self.out += data
+            self.out.append(memoryview(data))
             return
+        n = self.write_some(data)
+        if n < len(data):
+            self.out.append(memoryview(data)[n:])
+            self.pool.loop.add_writer(self.write_fd, self.writable)
+
+    def write_some(self, data: bytes | memoryview) -> int:
         try:
             n = os.write(self.write_fd, data)
         except BlockingIOError:
-            n = 0
+            return 0
         except BrokenPipeError:
-            return  # it is dead: its death is dealt with when the zygote reports it
+            return len(data)  # it is dead: its death is dealt with when the zygote reports it
         self.written += n
         self.link.words[WRITTEN] = self.written
-        if n < len(data):
-            self.out = data[n:]
-            self.pool.loop.add_writer(self.write_fd, self.writable)
+        return n
 
     def writable(self) -> None:
-        out, self.out = self.out, b""
+        """The pipe has room again."""
+        out = self.out
+        while out:
+            n = self.write_some(out[0])
+            if n < len(out[0]):
+                out[0] = out[0][n:]
+                return
+            del out[0]
         self.pool.loop.remove_writer(self.write_fd)
-        self.write(out)
+        if self.retired:
+            self.leave_if_idle()
 
     def readable(self) -> None:
         pool = self.pool
