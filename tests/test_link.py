@@ -6,8 +6,10 @@ The worker's own code writes the frames and the log; when it runs, flushes, is r
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -393,6 +395,39 @@ def test_a_chunk_that_is_refused_after_a_part_of_it_was_taken_back():
     assert list(source.waiting) == [[1, 2, 3], [0]]
     assert not link.in_flight
     assert freed == [4096]
+
+
+class Interrupting:
+    """Control words; a signal arrives right after one of them was written."""
+
+    def __init__(self, words: Any, word: int, signal: Callable[[], None]) -> None:
+        self.words, self.word, self.signal = words, word, signal
+
+    def __getitem__(self, word: int) -> int:
+        return self.words[word]
+
+    def __setitem__(self, word: int, value: int) -> None:
+        self.words[word] = value
+        if word == self.word:
+            self.signal()
+
+
+@pytest.mark.parametrize("word", [BUSY, SEQ])
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_recall_that_meets_the_end_of_a_chunk_gives_nothing_back(word, size):
+    worker = FakeWorker(FakeArena())
+    memory, source = worker.arena.memory, Machine()
+    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload, loads: None, lambda at: None)
+    link.sent(Chunk(source, list(range(size)), Function(len)))  # type: ignore[arg-type]
+    worker.words[BUSY] = 1
+    worker.words[SEQ] = size - 1
+    link.recall()
+    worker.words = Interrupting(worker.words, word, worker.note_recall)
+    worker.send_values(list(range(size)), {}, 1000, size, last=True)
+    assert not link.take_back()
+    source.outcome = {i: i for i in range(size)}
+    link.feed(bytes(worker.pipe))
+    assert source.ended == source.outcome
 
 
 TestLink = Machine.TestCase

@@ -297,7 +297,7 @@ class Link:
             chunk.stopped(count)
             self._end(chunk)
         elif kind == RETURNED:
-            self._returned(self.in_flight[0], count)
+            self._returned(count)
         elif kind == REFUSED:
             self._refused(count, body)
         elif kind == HELD:
@@ -310,13 +310,17 @@ class Link:
             running = self.in_flight[0] if self.in_flight else None
             self.messages.append((kind, body, None if running is None else running.label(running.done)))
 
-    def _returned(self, chunk: Chunk, count: int) -> None:
+    def _returned(self, count: int) -> None:
         """The worker did not begin these calls: they were taken back already, or are now."""
         self._skip(count)
-        if not chunk.singles:
-            self._settle(chunk, count)
-        chunk.requeue()
-        self._end(chunk)
+        while count:  # a part of them may have been taken back by another recall
+            chunk = self.in_flight[0]
+            left = len(chunk.items) - chunk.done
+            count -= left
+            if not chunk.singles:
+                self._settle(chunk, left)
+            chunk.requeue()
+            self._end(chunk)
 
     def _refused(self, count: int, body: bytes) -> None:
         """Nothing of a map's chunk could be unpickled there: find out which item it was."""

@@ -107,6 +107,7 @@ class Worker:
         self.cancelled: list[tuple[int, int]] = []
         self.cancels_read = 0
         self.kept = self.recalled = 0  # calls in between go back to the loop: see `note_recall`
+        self.next = 0  # the first call that has not begun, between chunks
         self.lent: list[tuple[int, weakref.ref[Any]]] = []
         self.released: list[int] = []
         self.dump: Callable[..., bytes] = pickle.dumps  # for what plain pickle refuses
@@ -268,7 +269,7 @@ class Worker:
         words = self.words
         if words[RECALL] > self.recalled:
             self.recalled = words[RECALL]
-            self.kept = words[SEQ] + words[BUSY]
+            self.kept = words[SEQ] + 1 if words[BUSY] else self.next
             self.cancelled.append((self.kept, self.recalled - 1))
             words[KEPT] = self.kept
 
@@ -391,6 +392,7 @@ class Worker:
         In this order, so that a death in between is read rightly: see ``Link.lost``.
         """
         if last:
+            self.next = seq
             self.words[BUSY] = 0
         self.words[SEQ] = seq
         self.words[LOGGED] = seq
