@@ -1,0 +1,1 @@
+"""asyncpar on AWS Lambda."""

@@ -1,0 +1,41 @@
+"""What can go wrong beside the user's own exceptions. The worker imports this too.
+
+asyncpar.AsyncparError
+├── asyncpar.SerializationError
+│   └── CodecError     a value that is no plain data, or bytes that are no value
+├── RefusedError       the worker did not run a request: forged, expired, replayed, not allowed, too large
+└── RemoteError        the call raised an exception whose type does not exist here
+"""
+
+from __future__ import annotations
+
+from asyncpar.errors import AsyncparError, SerializationError
+
+__all__ = ["CodecError", "RefusedError", "RemoteError"]
+
+
+class CodecError(SerializationError):
+    """A value cannot travel as plain data, or bytes do not hold a value that may be built here."""
+
+
+class RefusedError(AsyncparError):
+    """A worker refused a request before it decoded anything; nothing was run.
+
+    :ivar reason: ``"malformed"``, ``"forged"``, ``"expired"``, ``"replayed"``, ``"wrong job"``, ``"wrong code"``,
+        ``"not allowed"`` or ``"too large"``
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+
+
+class RemoteError(AsyncparError):
+    """The call raised an exception whose type cannot be found here; import its module to get the type itself.
+
+    :ivar type_name: ``module:name`` of the original type
+    """
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(f"{type_name}: {message}")
+        self.type_name = type_name
