@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from asyncpar_lambda.sigv4 import Credentials, Signer, stamp
 
 NOW = 1_764_000_000.0
-MOMENT = datetime.datetime.fromtimestamp(NOW, datetime.UTC)
+MOMENT = dt.datetime.fromtimestamp(NOW, dt.UTC)
 TOKENS = st.none() | st.text("abcXYZ0189+/=", min_size=1, max_size=40)
 NAMES = st.text("abcABC019-_", min_size=1, max_size=12)
 
