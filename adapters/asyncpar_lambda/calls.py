@@ -127,7 +127,7 @@ def _function(
 
 def dump_answer(answer: Answer, names: Names) -> bytes:
     """The answer's body. A value that is no plain data fails alone, as that call's error."""
-    parts = [_outcome(ok, value, names) for ok, value in answer.outcomes]
+    parts = [dump_outcome(ok, value, names) for ok, value in answer.outcomes]
     return codec.dumps(
         [
             parts,
@@ -141,8 +141,17 @@ def dump_answer(answer: Answer, names: Names) -> bytes:
     )
 
 
-def _outcome(ok: bool, value: Any, names: Names) -> list[Any]:
+class Encoded:
+    """An outcome that is encoded already."""
+
+    def __init__(self, blob: bytes) -> None:
+        self.blob = blob
+
+
+def dump_outcome(ok: bool, value: Any, names: Names) -> list[Any]:
     """Encoded by itself, so that the client decodes each result apart and one bad one harms no other."""
+    if isinstance(value, Encoded):
+        return [ok, value.blob]
     try:
         return [ok, codec.dumps(value, names)]
     except CodecError as error:
