@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from asyncpar.errors import AsyncparError, SerializationError
 
-__all__ = ["CodecError", "RefusedError", "RemoteError"]
+__all__ = ["CodecError", "RefusedError", "RemoteError", "StoreError"]
 
 
 class CodecError(SerializationError):
@@ -22,12 +22,16 @@ class RefusedError(AsyncparError):
     """A worker refused a request before it decoded anything; nothing was run.
 
     :ivar reason: ``"malformed"``, ``"forged"``, ``"expired"``, ``"replayed"``, ``"wrong job"``, ``"wrong code"``,
-        ``"not allowed"`` or ``"too large"``
+        ``"not allowed"``, ``"too large"``, or ``"unavailable"`` where the object store did not answer
     """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
+
+
+class StoreError(AsyncparError):
+    """The object store refused, failed, or did not answer; the message says which."""
 
 
 class RemoteError(AsyncparError):

@@ -6,7 +6,7 @@ import http.client
 import time
 from urllib.parse import urlsplit
 
-from asyncpar_lambda.errors import CodecError
+from asyncpar_lambda.errors import StoreError
 
 TRIES = 4
 TIMEOUT = 60.0
@@ -18,22 +18,22 @@ _connections: dict[str, http.client.HTTPConnection] = {}
 def get(url: str, most: int) -> tuple[bytes, str]:
     """The content, at most so many bytes, and its ETag.
 
-    :raises CodecError: it is larger, not there, or the store does not answer
+    :raises StoreError: it is larger, not there, or the store does not answer
     """
     status, data, etag = _request("GET", url, None, {}, most)
     if status != 200:
-        raise CodecError(f"the object store answered {status} to a GET: {data[:200]!r}")
+        raise StoreError(f"the object store answered {status} to a GET: {data[:200]!r}")
     return data, etag
 
 
 def put(url: str, data: bytes, headers: dict[str, str] | None = None) -> tuple[int, str]:
     """The status, 200 or that of a condition which does not hold (409, 412), and the ETag.
 
-    :raises CodecError: the store does not take it
+    :raises StoreError: the store does not take it
     """
     status, answer, etag = _request("PUT", url, data, headers or {}, 1 << 20)
     if status not in (200, 409, 412):
-        raise CodecError(f"the object store answered {status} to a PUT: {answer[:200]!r}")
+        raise StoreError(f"the object store answered {status} to a PUT: {answer[:200]!r}")
     return status, etag
 
 
@@ -42,7 +42,7 @@ def _request(
 ) -> tuple[int, bytes, str]:
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
-        raise CodecError(f"a URL of the object store must be https: {parts.scheme}://{parts.hostname}")
+        raise StoreError(f"a URL of the object store must be https: {parts.scheme}://{parts.hostname}")
     path = f"{parts.path}?{parts.query}" if parts.query else parts.path
     place = f"{parts.scheme}://{parts.netloc}"
     for left in reversed(range(TRIES)):
@@ -53,15 +53,15 @@ def _request(
             response = connection.getresponse()
             content = response.read(most + 1)
             if len(content) > most:
-                raise CodecError(f"an object has more than the {most:,} bytes that were announced")
+                raise StoreError(f"an object has more than the {most:,} bytes that were announced")
             if response.status < 500 or not left:
                 return response.status, content, response.headers.get("ETag", "")
             response.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if not left:
-                raise CodecError(f"the object store at {parts.netloc} does not answer: {error!r}") from error
-        except CodecError:
+                raise StoreError(f"the object store at {parts.netloc} does not answer: {error!r}") from error
+        except StoreError:
             connection.close()
             raise
         time.sleep(0.05 * 2 ** (TRIES - left))

@@ -27,7 +27,7 @@ def run_once(
 
     :param remaining: seconds until Lambda stops this worker
     :param run: makes the outcome
-    :raises CodecError: the object store does not answer
+    :raises StoreError: the object store does not answer
     """
     token = os.urandom(8).hex()
     condition = {"If-None-Match": "*"}

@@ -34,7 +34,7 @@ from asyncpar_lambda.envelope import (
     seal_refused,
     seal_spilled,
 )
-from asyncpar_lambda.errors import CodecError, RefusedError
+from asyncpar_lambda.errors import CodecError, RefusedError, StoreError
 from asyncpar_lambda.naming import Allowed
 
 MARGIN = 0.4
@@ -79,12 +79,11 @@ class Worker:
         cold, self.cold = self.cold, False
         try:
             head, body = self.accept(event)
-        except RefusedError as error:
-            return seal_refused(error)
-        try:
             outcomes, seconds, again = self.run(head, body, remaining)
         except RefusedError as error:
             return seal_refused(error)
+        except StoreError as error:  # of what has to be there before the first call
+            return seal_refused(RefusedError("unavailable", str(error)))
         answer = Answer(
             outcomes=tuple(outcomes),
             seconds=tuple(seconds),
@@ -162,7 +161,7 @@ class Worker:
 
         try:
             found = run_once(head, head.slots[index], remaining, run)
-        except CodecError as error:
+        except StoreError as error:
             return (False, error), False
         if found is None:
             return None
@@ -224,6 +223,11 @@ class Worker:
         error.__traceback__ = None
         return error
 
+    def close(self) -> None:
+        """End the loop, if a coroutine function made one."""
+        if self.loop is not None:
+            self.loop.close()
+
     # -- constants, and values by pickle
 
     def constant_of(self, head: Head) -> Callable[[str], Any]:
@@ -267,11 +271,11 @@ class Worker:
             return seal_answer(data)
         try:
             if not head.answer_url:
-                raise CodecError("the request names no place for them: open the pool with a bucket")
+                raise StoreError("the request names no place for them: open the pool with a bucket")
             from asyncpar_lambda import objects
 
             objects.put(head.answer_url, data)
-        except CodecError as error:
+        except StoreError as error:
             failed = CodecError(f"the results are {len(data):,} bytes, too many for Lambda's answer; {error}")
             outcomes = tuple((False, failed) for _ in answer.outcomes)
             return seal_answer(calls.dump_answer(replace(answer, outcomes=outcomes), self.names))
