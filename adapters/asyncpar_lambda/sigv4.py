@@ -81,9 +81,7 @@ class Signer:
         names = ";".join(name for name, _ in signed)
         canonical_path = path if self.service == "s3" else quote(path, safe="/~")
         lines = "".join(f"{name}:{value.strip()}\n" for name, value in signed)
-        signature = self._sign(
-            credentials, date, f"{method}\n{canonical_path}\n\n{lines}\n{names}\n{digest}"
-        )
+        signature = self._sign(credentials, date, f"{method}\n{canonical_path}\n\n{lines}\n{names}\n{digest}")
         added["authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{self._scope(date)}, "
             f"SignedHeaders={names}, Signature={signature}"
