@@ -94,23 +94,28 @@ def load_calls(
     """
     content = codec.loads(body, names, constant=constant, unpickle=unpickle, max_bytes=MAX_BODY)
     try:
-        kind, added, calls = content
-        ready = [
-            (_function(name, sent, names, unpickle), args, kwargs)
-            for name, (sent, args, kwargs) in zip(head.functions, added, strict=True)
-        ]
-        if len(calls) != head.count:
-            raise CodecError(f"the request holds {len(calls)} calls and says {head.count}")
-        if kind == SINGLES:
-            return [
-                (ready[i][0], [*ready[i][1], *args], {**ready[i][2], **kwargs}) for i, args, kwargs in calls
-            ]
-        [(function, args, kwargs)] = ready
-        return [(function, [*args, *(item if kind == STARMAP else (item,))], kwargs) for item in calls]
+        ready = _prepare(head, content, names, unpickle)
     except CodecError:
         raise
     except (TypeError, ValueError, IndexError) as error:
         raise CodecError(f"the calls are malformed: {type(error).__name__}: {error}") from error
+    if len(ready) != head.count:
+        raise CodecError(f"the request holds {len(ready)} calls and says {head.count}")
+    return ready
+
+
+def _prepare(
+    head: Head, content: Any, names: Names, unpickle: Callable[[bytes], Any] | None
+) -> list[Prepared]:
+    kind, added, calls = content
+    ready = [
+        (_function(name, sent, names, unpickle), args, kwargs)
+        for name, (sent, args, kwargs) in zip(head.functions, added, strict=True)
+    ]
+    if kind == SINGLES:
+        return [(ready[i][0], [*ready[i][1], *args], {**ready[i][2], **kwargs}) for i, args, kwargs in calls]
+    [(function, args, kwargs)] = ready
+    return [(function, [*args, *(item if kind == STARMAP else (item,))], kwargs) for item in calls]
 
 
 def _function(
@@ -128,17 +133,8 @@ def _function(
 def dump_answer(answer: Answer, names: Names) -> bytes:
     """The answer's body. A value that is no plain data fails alone, as that call's error."""
     parts = [dump_outcome(ok, value, names) for ok, value in answer.outcomes]
-    return codec.dumps(
-        [
-            parts,
-            list(answer.seconds),
-            answer.environment,
-            answer.cold,
-            answer.memory,
-            answer.total,
-            answer.again,
-        ]  # fmt: skip
-    )
+    about = [answer.environment, answer.cold, answer.memory, answer.total, answer.again]
+    return codec.dumps([parts, list(answer.seconds), *about])
 
 
 class Encoded:

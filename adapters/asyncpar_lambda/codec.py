@@ -87,14 +87,14 @@ class Encoder:
     def pack(self, value: Any) -> bytes:
         """One value."""
         try:
-            data: bytes = msgpack.packb(
+            data: Any = msgpack.packb(
                 value, default=self.extend, strict_types=True, unicode_errors="surrogatepass"
             )
         except CodecError:
             raise
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise CodecError(f"{_short(value)} cannot be sent as plain data: {error}") from error
-        return data
+        return bytes(data)
 
     def extend(self, value: Any) -> msgpack.ExtType:
         """What msgpack has no type for."""
@@ -142,10 +142,10 @@ class Encoder:
                 f.name: getattr(value, f.name) for f in dataclasses.fields(value) if hasattr(value, f.name)
             }
             return DATACLASS, self.pack([self.names.name(kind), fields])
-        if isinstance(value, tuple) and hasattr(kind, "_fields"):
-            return NAMEDTUPLE, self.pack([self.names.name(kind), list(value)])
         if _is_enum(kind):
             return ENUM, self.pack([self.names.name(kind), value.name])
+        if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+            return NAMEDTUPLE, self.pack([self.names.name(kind), list(value)])
         if kind.__module__ == "asyncpar.sharing" and self.share is not None:
             return CONSTANT, self.share(value).encode()
         if callable(value) and hasattr(value, "__qualname__"):
@@ -238,33 +238,17 @@ class Decoder:
     def _extended(self, code: int, data: bytes) -> Any:
         if code in _SEQUENCES:
             return _SEQUENCES[code](self._list(data))
-        if code == BIGINT:
-            return int.from_bytes(data, "big", signed=True)
-        if code == COMPLEX:
-            return complex(*self._list(data, 2))
-        if code == RANGE:
-            return range(*self._list(data, 3))
-        if code in (COUNTER, ORDERED):
-            import collections
-
-            return (collections.Counter if code == COUNTER else collections.OrderedDict)(self._dict(data))
-        if code in (DATETIME, DATE, TIME, TIMEDELTA):
+        if code in _BY_CODE:
+            return _BY_CODE[code](self, data)
+        if code in (DATETIME, TIME):
             return self._moment(code, data)
-        if code in (DECIMAL, UUID):
-            return _number(code, data)
         if code in (ARRAY, SCALAR):
             return self._numpy(code, data)
-        if code == FUNCTION:
-            return self._function(data.decode())
         if code == CONSTANT and self.constant is not None:
             return self.constant(data.decode())
-        if code == PICKLED:
-            return self._pickled(data)
         return self._instance(code, data)
 
     def _instance(self, code: int, data: bytes) -> Any:
-        if code == EXCEPTION:
-            return build_error(self._list(data), self.names)
         if code not in (DATACLASS, NAMEDTUPLE, ENUM):
             raise CodecError(f"extension type {code} is not known: client and worker differ in version")
         name, content = self._list(data, 2)
@@ -303,14 +287,10 @@ class Decoder:
             ) from error
 
     def _moment(self, code: int, data: bytes) -> Any:
-        import datetime
+        import datetime as dt
 
-        if code == DATE:
-            return datetime.date.fromisoformat(data.decode())
-        if code == TIMEDELTA:
-            return datetime.timedelta(*self._list(data, 3))
         text, fold, zone = self._list(data, 3)
-        kind = datetime.datetime if code == DATETIME else datetime.time
+        kind = dt.datetime if code == DATETIME else dt.time
         value = kind.fromisoformat(text).replace(fold=fold)
         if zone is not None:
             import zoneinfo
@@ -320,17 +300,17 @@ class Decoder:
 
     def _numpy(self, code: int, data: bytes) -> Any:
         try:
-            import numpy
+            import numpy as np
         except ImportError:
             raise CodecError(
                 "a NumPy array arrived where NumPy is not installed: add numpy to the requirements and deploy again"
             ) from None
         kind, *rest, content = self._list(data, 4 if code == ARRAY else 2)
-        dtype = numpy.dtype(_expect(kind, str))
+        dtype = np.dtype(_expect(kind, str))
         if dtype.kind not in NUMERIC_KINDS or dtype.hasobject:
             raise CodecError(f"an array of {dtype} is not decoded")
         if code == SCALAR:
-            return numpy.frombuffer(_expect(content, bytes), dtype, 1)[0] if dtype.itemsize else dtype.type()
+            return np.frombuffer(_expect(content, bytes), dtype, 1)[0] if dtype.itemsize else dtype.type()
         shape, order = rest
         count = 1
         for size in _expect(shape, list):
@@ -340,8 +320,8 @@ class Decoder:
         if len(_expect(content, bytes)) != count * dtype.itemsize:
             raise CodecError("an array's shape does not fit its content")
         if not content:
-            return numpy.zeros(shape, dtype, order=order)
-        return numpy.frombuffer(bytearray(content), dtype).reshape(shape, order=order)
+            return np.zeros(shape, dtype, order=order)
+        return np.frombuffer(bytearray(content), dtype).reshape(shape, order=order)
 
     def _list(self, data: bytes, length: int | None = None) -> list[Any]:
         value = _expect(self.unpack(data), list)
@@ -362,14 +342,56 @@ def _expect(value: Any, kind: type) -> Any:
     return value
 
 
-def _number(code: int, data: bytes) -> Any:
-    if code == UUID:
-        import uuid
+def _counter(decoder: Decoder, data: bytes) -> Any:
+    import collections
 
-        return uuid.UUID(bytes=data)
+    return collections.Counter(decoder._dict(data))
+
+
+def _ordered(decoder: Decoder, data: bytes) -> Any:
+    import collections
+
+    return collections.OrderedDict(decoder._dict(data))
+
+
+def _date(_: Decoder, data: bytes) -> Any:
+    import datetime as dt
+
+    return dt.date.fromisoformat(data.decode())
+
+
+def _timedelta(decoder: Decoder, data: bytes) -> Any:
+    import datetime as dt
+
+    return dt.timedelta(*decoder._list(data, 3))
+
+
+def _decimal(_: Decoder, data: bytes) -> Any:
     import decimal
 
     return decimal.Decimal(data.decode())
+
+
+def _uuid(_: Decoder, data: bytes) -> Any:
+    import uuid
+
+    return uuid.UUID(bytes=data)
+
+
+_BY_CODE: dict[int, Callable[[Decoder, bytes], Any]] = {
+    BIGINT: lambda _, data: int.from_bytes(data, "big", signed=True),
+    COMPLEX: lambda decoder, data: complex(*decoder._list(data, 2)),
+    RANGE: lambda decoder, data: range(*decoder._list(data, 3)),
+    COUNTER: _counter,
+    ORDERED: _ordered,
+    DATE: _date,
+    TIMEDELTA: _timedelta,
+    DECIMAL: _decimal,
+    UUID: _uuid,
+    FUNCTION: lambda decoder, data: decoder._function(data.decode()),
+    PICKLED: lambda decoder, data: decoder._pickled(data),
+    EXCEPTION: lambda decoder, data: build_error(decoder._list(data), decoder.names),
+}
 
 
 def _is_enum(kind: type) -> bool:
@@ -384,9 +406,7 @@ def _build_dataclass(cls: Any, name: str, content: Any) -> Any:
     declared = {field.name for field in dataclasses.fields(cls)}
     unknown = set(_expect(content, dict)) - declared
     if unknown:
-        raise CodecError(
-            f"{name} has no field {sorted(map(repr, unknown))[0]} here: client and worker differ"
-        )
+        raise CodecError(f"{name} has no field {min(map(repr, unknown))} here: client and worker differ")
     made = object.__new__(cls)
     for field, value in content.items():
         object.__setattr__(made, field, value)

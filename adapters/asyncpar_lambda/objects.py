@@ -44,30 +44,30 @@ def _request(
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
         raise StoreError(f"a URL of the object store must be https: {parts.scheme}://{parts.hostname}")
     path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-    place = f"{parts.scheme}://{parts.netloc}"
     for left in reversed(range(TRIES)):
-        connection = _connections.get(place) or _connect(parts.scheme, parts.netloc)
-        _connections[place] = connection
+        connection = _connection(parts.scheme, parts.netloc)
         try:
             connection.request(method, path, data, headers)
             response = connection.getresponse()
             content = response.read(most + 1)
-            if len(content) > most:
-                raise StoreError(f"an object has more than the {most:,} bytes that were announced")
-            if response.status < 500 or not left:
-                return response.status, content, response.headers.get("ETag", "")
-            response.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if not left:
                 raise StoreError(f"the object store at {parts.netloc} does not answer: {error!r}") from error
-        except StoreError:
-            connection.close()
-            raise
+        else:
+            if len(content) > most:
+                connection.close()
+                raise StoreError(f"an object has more than the {most:,} bytes that were announced")
+            if response.status < 500 or not left:
+                return response.status, content, response.headers.get("ETag", "")
         time.sleep(0.05 * 2 ** (TRIES - left))
     raise AssertionError
 
 
-def _connect(scheme: str, netloc: str) -> http.client.HTTPConnection:
-    kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
-    return kind(netloc, timeout=TIMEOUT)
+def _connection(scheme: str, netloc: str) -> http.client.HTTPConnection:
+    """Kept between requests; it opens itself again after it was closed."""
+    place = f"{scheme}://{netloc}"
+    if place not in _connections:
+        kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+        _connections[place] = kind(netloc, timeout=TIMEOUT)
+    return _connections[place]

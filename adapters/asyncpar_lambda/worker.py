@@ -270,16 +270,20 @@ class Worker:
         if len(data) * 4 // 3 + 100 <= MAX_INLINE:
             return seal_answer(data)
         try:
-            if not head.answer_url:
-                raise StoreError("the request names no place for them: open the pool with a bucket")
-            from asyncpar_lambda import objects
-
-            objects.put(head.answer_url, data)
+            _spill(head, data)
         except StoreError as error:
             failed = CodecError(f"the results are {len(data):,} bytes, too many for Lambda's answer; {error}")
             outcomes = tuple((False, failed) for _ in answer.outcomes)
             return seal_answer(calls.dump_answer(replace(answer, outcomes=outcomes), self.names))
         return seal_spilled(data)
+
+
+def _spill(head: Head, data: bytes) -> None:
+    if not head.answer_url:
+        raise StoreError("the request names no place for them: open the pool with a bucket")
+    from asyncpar_lambda import objects
+
+    objects.put(head.answer_url, data)
 
 
 def _fetch(blob: Blob) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import functools
@@ -16,7 +16,7 @@ import zoneinfo
 from typing import NamedTuple
 
 import msgpack
-import numpy
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,7 +89,7 @@ scalars = (
     | st.uuids()
     | st.dates()
     | st.times()
-    | st.datetimes(timezones=st.none() | st.just(datetime.UTC) | st.timezones())
+    | st.datetimes(timezones=st.none() | st.just(dt.UTC) | st.timezones())
     | st.timedeltas()
     | st.builds(range, st.integers(), st.integers(), st.integers(min_value=1))
     | st.sampled_from(Colour)
@@ -173,30 +173,30 @@ def test_bytes_like_objects_arrive_as_bytes():
 
 def test_a_moment_keeps_its_zone_by_name():
     zone = zoneinfo.ZoneInfo("Europe/Berlin")
-    twice = datetime.datetime(2026, 10, 25, 2, 30, tzinfo=zone, fold=1)
+    twice = dt.datetime(2026, 10, 25, 2, 30, tzinfo=zone, fold=1)
     got = again(twice)
     assert (got, got.fold, got.tzinfo) == (twice, 1, zone)
 
 
 arrays = [
-    numpy.arange(6).reshape(2, 3),
-    numpy.asfortranarray(numpy.arange(6.0).reshape(2, 3)),
-    numpy.arange(10)[::2],
-    numpy.array(7, "u1"),
-    numpy.zeros((0, 3)),
-    numpy.array(["a", "bcd"]),
-    numpy.array([b"x", b"yz"]),
-    numpy.array(["2026-01-01", "NaT"], "M8[D]"),
-    numpy.array([1 + 2j], "c8"),
-    numpy.array([True, False]),
-    numpy.array([1, 2], ">i4"),
+    np.arange(6).reshape(2, 3),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.arange(10)[::2],
+    np.array(7, "u1"),
+    np.zeros((0, 3)),
+    np.array(["a", "bcd"]),
+    np.array([b"x", b"yz"]),
+    np.array(["2026-01-01", "NaT"], "M8[D]"),
+    np.array([1 + 2j], "c8"),
+    np.array([True, False]),
+    np.array([1, 2], ">i4"),
 ]
 
 
 @pytest.mark.parametrize("array", arrays, ids=lambda a: f"{a.dtype}{a.shape}")
 def test_numpy_arrays(array):
     got = again({"a": array})["a"]
-    numpy.testing.assert_array_equal(got, array)
+    np.testing.assert_array_equal(got, array)
     assert (got.dtype, got.shape, got.flags.writeable) == (array.dtype, array.shape, True)
     if array.ndim == 2 and array.size:
         assert got.flags.f_contiguous == array.flags.f_contiguous
@@ -205,12 +205,12 @@ def test_numpy_arrays(array):
 @pytest.mark.parametrize(
     "scalar",
     [
-        numpy.float64(1.5),
-        numpy.int32(-1),
-        numpy.bool_(True),
-        numpy.str_("x"),
-        numpy.datetime64("2026-01-01"),
-        numpy.complex64(1j),
+        np.float64(1.5),
+        np.int32(-1),
+        np.bool_(True),
+        np.str_("x"),
+        np.datetime64("2026-01-01"),
+        np.complex64(1j),
     ],
 )
 def test_numpy_scalars_keep_their_type(scalar):
@@ -330,7 +330,7 @@ class Touchy:
         (Opaque(), "no plain data: pass numbers, text"),
         ([1, {"a": (Touchy(),)}], "Touchy.* is no plain data"),
         (lambda: 1, "a lambda, which a worker cannot find: define it at the top of a module"),
-        (numpy.array([object()]), "no plain data"),
+        (np.array([object()]), "no plain data"),
         (collections.defaultdict(list), "no plain data"),
         (iter([]), "no plain data"),
         (open, None),
@@ -535,6 +535,6 @@ def test_what_a_partial_and_a_method_call():
     assert naming.bound("a-b".split) == (str.split, ("a-b",), {})
     assert naming.bound(Frozen) == (Frozen, (), {})
     assert naming.bound(len) == (len, (), {})
-    assert naming.bound(datetime.date.fromisoformat) == (datetime.date.fromisoformat, (), {})
+    assert naming.bound(dt.date.fromisoformat) == (dt.date.fromisoformat, (), {})
     assert naming.bound(decimal.Decimal) == (decimal.Decimal, (), {})
     assert naming.bound(uuid.uuid4) == (uuid.uuid4, (), {})

@@ -181,7 +181,7 @@ def test_a_fetched_object_must_be_the_one_that_was_signed():
     envelope.check_blob(blob, b"body")
     for other in (b"bodY", b"body2", b""):
         with pytest.raises(
-            RefusedError, match="forged: an object in the store .* is not what the client put there"
+            RefusedError, match=r"forged: an object in the store .* is not what the client put there"
         ):
             envelope.check_body(head(body=blob), other)
 
@@ -197,7 +197,7 @@ def test_an_answer_arrives():
 
 def test_a_refusal_is_raised_as_itself():
     answer = json.dumps(envelope.seal_refused(RefusedError("expired", "too late"))).encode()
-    with pytest.raises(RefusedError, match="^expired: too late$") as caught:
+    with pytest.raises(RefusedError, match=r"^expired: too late$") as caught:
         envelope.open_answer(answer)
     assert caught.value.reason == "expired"
 
@@ -213,7 +213,7 @@ def test_what_is_no_answer(data):
 
 
 def test_an_answer_that_is_too_large_is_not_fetched():
-    with pytest.raises(CodecError, match="an answer of 1,000 bytes is not fetched: at most 100 are"):
+    with pytest.raises(CodecError, match=r"an answer of 1,000 bytes is not fetched: at most 100 are"):
         envelope.open_answer(json.dumps(envelope.seal_spilled(b"x" * 1000)).encode(), max_bytes=100)
 
 

@@ -121,7 +121,7 @@ class Environment:
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write, True)
         try:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - takes a millisecond or two
                 # Without site-packages: the function sees the standard library, the runtime client and its own zip.
                 [sys.executable, "-S", "-m", "awslambdaric", self.settings.handler],
                 cwd=self.settings.root,

@@ -46,7 +46,7 @@ class Faults:
         """
         unknown = set(settings) - {field.name for field in fields(cls)}
         if unknown:
-            raise ValueError(f"there is no fault {sorted(unknown)[0]!r}")
+            raise ValueError(f"there is no fault {min(unknown)!r}")
         return cls(**settings)
 
 

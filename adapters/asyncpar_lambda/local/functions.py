@@ -20,7 +20,7 @@ from asyncpar_lambda.local.environment import Environment, Invocation, Outcome, 
 ACCOUNT = "000000000000"
 
 
-class Throttled(Exception):
+class ThrottledError(Exception):
     """A 429. Its argument is Lambda's Reason."""
 
     def __init__(self, reason: str, retry_after: float = 0.0) -> None:
@@ -195,17 +195,17 @@ class Function:
     def admit(self, edition: Edition) -> None:
         """Whether one more invocation may run now.
 
-        :raises Throttled: it may not
+        :raises ThrottledError: it may not
         """
         if self.reserved is not None:
             if self.busy >= self.reserved:
-                raise Throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
+                raise ThrottledError("ReservedFunctionConcurrentInvocationLimitExceeded")
         elif self.owner.busy() >= self.owner.concurrency - self.owner.all_reserved():
-            raise Throttled("ConcurrentInvocationLimitExceeded")
+            raise ThrottledError("ConcurrentInvocationLimitExceeded")
         if not edition.idle:
             wait = self.ramp.take()
             if wait:
-                raise Throttled("ConcurrentInvocationLimitExceeded", wait)
+                raise ThrottledError("ConcurrentInvocationLimitExceeded", wait)
 
 
 class Lambda:
@@ -247,8 +247,8 @@ class Lambda:
     def find(self, name: str) -> Function | None:
         """By its name, its name with a qualifier, or its ARN."""
         if name.startswith("arn:"):
-            name = name.split(":function:")[-1]
-        return self.functions.get(name.split(":")[0])
+            name = name.rsplit(":function:", 1)[-1]
+        return self.functions.get(name.split(":", 1)[0])
 
     def remove(self, name: str) -> None:
         """Delete a function; what runs ends with an error."""

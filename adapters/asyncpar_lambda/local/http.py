@@ -123,7 +123,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def read_chunks(self) -> bytes | None:
         """The body of a request that is sent in chunks, when all are there."""
-        parts = []
+        parts: list[bytes] = []
         at = 0
         while True:
             end = self.buffer.find(b"\r\n", at)

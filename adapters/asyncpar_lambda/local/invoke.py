@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from asyncpar_lambda.local.environment import Invocation, Outcome
 from asyncpar_lambda.local.faults import Dice
-from asyncpar_lambda.local.functions import Edition, Lambda, Throttled
+from asyncpar_lambda.local.functions import Edition, Lambda, ThrottledError
 from asyncpar_lambda.local.http import Request
 
 LIMITS = {"RequestResponse": 6 * 1024 * 1024, "Event": 1024 * 1024, "DryRun": 6 * 1024 * 1024}
@@ -68,7 +68,7 @@ class Invoker:
         """A synchronous invocation, and what may go wrong with it."""
         dice = self.dice
         if dice.roll("throttles"):
-            self.throttle(request, Throttled(dice.either(*REASONS)))
+            self.throttle(request, ThrottledError(dice.either(*REASONS)))
             return
         if dice.roll("errors"):
             fail(request, 500, "ServiceException", "An internal error occurred (injected)")
@@ -80,7 +80,7 @@ class Invoker:
             return
         try:
             edition.function.admit(edition)
-        except Throttled as error:
+        except ThrottledError as error:
             self.throttle(request, error)
             return
         self.start(request, edition, hang_up=lost)
@@ -104,7 +104,7 @@ class Invoker:
         if self.dice.roll("duplicates"):
             try:
                 edition.function.admit(edition)
-            except Throttled:
+            except ThrottledError:
                 return
             self.run(edition, request.body, lambda *_: None)
 
@@ -153,12 +153,12 @@ class Invoker:
 
         try:
             edition.function.admit(edition)
-        except Throttled:  # it stays in Lambda's queue, which is patient for hours
+        except ThrottledError:  # it stays in Lambda's queue, which is patient for hours
             asyncio.get_running_loop().call_later(0.05, self.run_event, edition, payload, attempts)
             return
         self.run(edition, payload, done)
 
-    def throttle(self, request: Request, error: Throttled) -> None:
+    def throttle(self, request: Request, error: ThrottledError) -> None:
         """A 429 with its Reason."""
         self.counts["throttled"] += 1
         more = {"retryAfterSeconds": max(1, round(error.retry_after))} if error.retry_after else {}
@@ -183,7 +183,7 @@ def answer(request: Request, invocation: Invocation, outcome: Outcome, tail: boo
 
 def _qualifier(name: str) -> str:
     """Of ``name:qualifier``, or of such an ARN."""
-    return name.split(":")[-1] if name.count(":") in (1, 7) else ""
+    return name.rsplit(":", 1)[-1] if name.count(":") in (1, 7) else ""
 
 
 def _well_formed(request: Request, kind: str) -> bool:
