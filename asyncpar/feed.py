@@ -37,6 +37,8 @@ class Options:
     return_exceptions: bool
     chunksize: int | None
     rate: RateLimiter | None
+    extra: Any = None
+    """What the pool's own ``map`` takes beside these; its ``_send`` finds it in ``chunk.source.options.extra``."""
 
 
 def backoff(attempt: int) -> float:
