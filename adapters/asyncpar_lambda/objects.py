@@ -49,15 +49,17 @@ def _request(
         try:
             connection.request(method, path, data, headers)
             response = connection.getresponse()
-            content = response.read(most + 1)
+            content = response.read(most + 1 if response.status == 200 else 1 << 16)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if not left:
                 raise StoreError(f"the object store at {parts.netloc} does not answer: {error!r}") from error
         else:
-            if len(content) > most:
+            if response.status == 200 and len(content) > most:
                 connection.close()
                 raise StoreError(f"an object has more than the {most:,} bytes that were announced")
+            if not response.isclosed():
+                connection.close()  # more is coming that nobody reads
             if response.status < 500 or not left:
                 return response.status, content, response.headers.get("ETag", "")
         time.sleep(0.05 * 2 ** (TRIES - left))

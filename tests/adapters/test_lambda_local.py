@@ -502,12 +502,12 @@ async def test_environments_end_with_the_server_that_is_killed(package):
 
 
 async def test_a_port_that_is_taken_is_said():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(
-            BrokenPoolError, match="the local Lambda did not start; its standard error says why"
-        ):
-            async with LocalLambda(port=taken.getsockname()[1]):
-                pass
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(BrokenPoolError, match="the local Lambda did not start; its standard error says why"),
+    ):
+        async with LocalLambda(port=taken.getsockname()[1]):
+            pass
 
 
 # The object store
