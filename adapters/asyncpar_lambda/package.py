@@ -30,6 +30,8 @@ WORKER_NEEDS = ("msgpack>=1.1", "cryptography>=43", "anyio>=4.6")
 LEFT_OUT = frozenset(
     ("__pycache__", ".git", ".venv", "venv", "node_modules", ".mypy_cache", ".pytest_cache", ".ruff_cache")
 )
+NOTES = (".dist-info/RECORD", ".dist-info/INSTALLER", ".dist-info/REQUESTED", ".dist-info/direct_url.json")
+"""What an installer notes about itself: nothing reads it there, and it differs from one to the next."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 ROOT = Path(__file__).parent
@@ -150,7 +152,7 @@ def _add_requirements(files: dict[str, Path], wanted: list[str], target: Target,
         _pip(missing, target, folder)
         for file in _walk(folder):
             name = file.relative_to(folder).as_posix()
-            if not name.startswith("bin/"):
+            if not name.startswith("bin/") and not name.endswith(NOTES):
                 files.setdefault(name, file)
 
 
@@ -175,10 +177,12 @@ def _add_installed(files: dict[str, Path], requirement: str, seen: set[str]) -> 
         if (marker is None or marker.evaluate({"extra": ""})) and not _add_installed(files, inner, seen):
             return False
     for path in found.files:
-        if ".." not in path.parts and path.suffix != ".pyc" and path.parts[0] != "__pycache__":
-            located = Path(str(found.locate_file(path)))
-            if located.is_file():
-                files.setdefault(path.as_posix(), located)
+        name = path.as_posix()
+        if name.startswith("../") or name.endswith((".pyc", *NOTES)):
+            continue
+        located = Path(str(found.locate_file(path)))
+        if located.is_file():
+            files.setdefault(name, located)
     return True
 
 

@@ -251,6 +251,6 @@ async def test_a_replayed_request_is_refused(client, functions, tmp_path):
     )
     request = SIGNER.seal(head, calls.dump_items(functions_, [path], False))
     assert (await client.sealed(request)).outcomes == ((True, 1),)
-    with pytest.raises(RefusedError, match="replayed: the request .* has run in this environment before"):
+    with pytest.raises(RefusedError, match=r"replayed: the request .* has run in this environment before"):
         await client.sealed(request)
     assert await marks(path) == ["x"]
