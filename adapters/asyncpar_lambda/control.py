@@ -134,6 +134,12 @@ class Concurrency:
         """It ended without an answer that says anything about Lambda's limits."""
         self.in_flight -= 1
 
+    def unreachable(self, now: float) -> None:
+        """It certainly did not start, for a reason that is likely to hit the next one too: wait, longer each time."""
+        self.in_flight -= 1
+        self._row += 1
+        self._wait(now)
+
     def throttled(self, now: float, began: float, reason: str, wish: float | None = None) -> None:
         """It was refused with status 429.
 
@@ -155,8 +161,7 @@ class Concurrency:
         if wish is not None and wish > 0:
             self._resume = max(self._resume, now + min(wish, MOST_WISH))
         elif news and self._row > 1:
-            pause = self._uniform(0, min(MOST_PAUSE, 0.025 * 2**self._row))
-            self._resume = max(self._resume, now + pause)
+            self._wait(now)
 
     def statistics(self, now: float) -> ConcurrencyStatistics:
         """The state, as a frozen object."""
@@ -181,6 +186,10 @@ class Concurrency:
         since, self._grown = now - self._grown, now
         if self._climbing() and self.in_flight >= 0.8 * self._window and math.isfinite(since):
             self._window = min(float(self.limit), self._window + self._ramp * since)
+
+    def _wait(self, now: float) -> None:
+        pause = self._uniform(0, min(MOST_PAUSE, 0.025 * 2**self._row))
+        self._resume = max(self._resume, now + pause)
 
     def _shrink(self, level: int) -> None:
         self._ceiling = float(level)

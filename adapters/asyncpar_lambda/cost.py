@@ -213,7 +213,7 @@ class Plan:
         guess = " (a guess: pass seconds=, or run a few first)" if self.assumed else ""
         return (
             f"{self.calls:,} calls of {_time(self.call_seconds)}{guess} in {self.invocations:,} invocations, at most "
-            f"{self.concurrency:,} at a time: about {_time(self.seconds)} and ${self.dollars:.2f}"
+            f"{self.concurrency:,} at a time: about {_time(self.seconds)} and {_dollars(self.dollars)}"
         )
 
 
@@ -269,3 +269,7 @@ def _time(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:,.2f}" if amount >= 0.01 or not amount else "less than $0.01"
