@@ -415,6 +415,19 @@ async def test_it_listens_on_the_loopback_interface_only(package):
         assert listening(invoke.cloud._process.pid) == {"127.0.0.1"}
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "https://example.org"}, {"Sec-Fetch-Site": "cross-site"}, {"Host": "rebound.example.org"}, {"Host": "rebound.example.org:80"}],
+)  # fmt: skip
+async def test_web_pages_may_not_use_it(headers):
+    async with LocalLambda() as cloud:
+        request = urllib.request.Request(f"{cloud.endpoint_url}/2015-03-31/functions", b"{}", headers)
+        with pytest.raises(urllib.error.HTTPError, match="403") as caught:
+            await asyncio.to_thread(urllib.request.urlopen, request, timeout=10)
+        with caught.value as answer:
+            assert b"web pages may not use the local Lambda" in answer.read()
+
+
 def folders(temporary):
     return [name for name in os.listdir(temporary) if name.startswith("asyncpar")]
 

@@ -100,7 +100,7 @@ class HttpProtocol(asyncio.Protocol):
             for line in lines:
                 name, _, value = line.partition(":")
                 headers[name.lower()] = value.strip()
-            self.length = int(headers.get("content-length", 0))
+            self.length = _size(headers.get("content-length", "0"), 10)
         except ValueError:
             self.refuse(400)
             return False
@@ -129,7 +129,14 @@ class HttpProtocol(asyncio.Protocol):
             end = self.buffer.find(b"\r\n", at)
             if end < 0:
                 return None
-            size = int(self.buffer[at:end].split(b";")[0], 16)
+            try:
+                size = _size(self.buffer[at:end].split(b";")[0].decode("latin-1"), 16)
+            except ValueError:
+                self.refuse(400)
+                return None
+            if at + size > MAX_BODY:
+                self.refuse(413)
+                return None
             begin = end + 2
             if len(self.buffer) < begin + size + 2:
                 return None
@@ -170,6 +177,16 @@ class HttpProtocol(asyncio.Protocol):
         """Close at once, with a reset where data are still to be read."""
         if self.transport is not None:
             self.transport.abort()
+
+
+def _size(text: str, base: int) -> int:
+    """A count of bytes.
+
+    :raises ValueError: it is none
+    """
+    if not text.isalnum():
+        raise ValueError(text)
+    return int(text, base)
 
 
 class HttpServer:

@@ -23,7 +23,7 @@ from asyncpar_lambda.local.environment import runtime_folder
 from asyncpar_lambda.local.faults import Dice, Faults
 from asyncpar_lambda.local.functions import Lambda
 from asyncpar_lambda.local.http import HttpServer, Request
-from asyncpar_lambda.local.invoke import Invoker
+from asyncpar_lambda.local.invoke import Invoker, fail
 from asyncpar_lambda.local.store import Store
 
 LAMBDA_API = re.compile(r"/20\d\d-\d\d-\d\d/")
@@ -58,6 +58,14 @@ class Server:
 
     def handle(self, request: Request) -> None:
         """One request."""
+        if from_a_browser(request.headers):
+            fail(
+                request,
+                403,
+                "AccessDeniedException",
+                "web pages may not use the local Lambda: it runs any code",
+            )
+            return
         path = request.path
         if LAMBDA_API.match(path):
             parts = request.parts()[1:]
@@ -99,6 +107,12 @@ class Server:
             "objects": sum(map(len, self.store.buckets.values())),
             "pids": [env.process.pid for e in editions for env in e.environments if hasattr(env, "process")],
         }
+
+
+def from_a_browser(headers: dict[str, str]) -> bool:
+    """Whether a page in a browser on this machine made the request, perhaps under a name that it points here."""
+    host = headers.get("host", "127.0.0.1").rsplit(":", 1)[0]
+    return "origin" in headers or "sec-fetch-site" in headers or host not in ("127.0.0.1", "localhost")
 
 
 async def serve(settings: dict[str, Any]) -> None:
