@@ -357,6 +357,9 @@ async def test_faults_are_injected_as_often_as_asked(package, fault, word):
 async def test_environments_that_are_killed(package):
     async with deployed(package, "sleep", faults=Faults(kills=1.0)) as invoke:
         assert set(await outcomes(lambda _, **__: invoke(2), 8)) == {"Runtime.ExitError"}
+        assert set(await outcomes(lambda _, **__: invoke(0), 8)) == {
+            "Runtime.ExitError"
+        }  # when it would answer
 
 
 async def test_lost_connections_are_lost_before_or_after_the_run(package, tmp_path):
@@ -501,7 +504,8 @@ def test_nothing_is_left_when_the_program_is_killed(package, tmp_path, number):
         time.sleep(0.02)
 
 
-async def test_environments_end_with_the_server_that_is_killed(package):
+async def test_environments_end_with_the_server_that_is_killed(package, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     async with deployed(package, "sleep", timeout=60) as invoke:
         running = asyncio.ensure_future(invoke(50))
         while not (pids := (await invoke.cloud.statistics())["pids"]):
@@ -512,6 +516,7 @@ async def test_environments_end_with_the_server_that_is_killed(package):
         async with asyncio.timeout(10):
             while any(psutil.pid_exists(pid) for pid in pids):
                 await asyncio.sleep(0.02)
+    assert not folders(tmp_path)
 
 
 async def test_a_port_that_is_taken_is_said():

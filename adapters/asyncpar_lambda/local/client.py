@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -57,6 +58,7 @@ class LocalLambda:
             "event_seconds": event_seconds,
         }
         self._process: asyncio.subprocess.Process | None = None
+        self._folder = ""
 
     async def __aenter__(self) -> Self:
         """Start it; it is ready when this returns.
@@ -78,7 +80,8 @@ class LocalLambda:
         if not line:
             await self.aclose()
             raise BrokenPoolError("the local Lambda did not start; its standard error says why")
-        self.port = int(line)
+        port, _, self._folder = line.decode().strip().partition(" ")
+        self.port = int(port)
         self.endpoint_url = f"http://127.0.0.1:{self.port}"
         return self
 
@@ -101,6 +104,8 @@ class LocalLambda:
             process.kill()
             await process.wait()
         process._transport.close()  # type: ignore[attr-defined]
+        if process.returncode and self._folder:  # it was killed, and could not tidy up
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     # -- deploying, by the API that every client may use
 

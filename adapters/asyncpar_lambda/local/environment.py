@@ -30,9 +30,12 @@ _libc = ctypes.CDLL(None)
 
 
 class Invocation:
-    """One run of a function, from its request to its end."""
+    """One run of a function, from its request to its end.
 
-    __slots__ = ("client_context", "done", "ended", "id", "payload", "started", "timer")
+    :ivar doomed: its environment dies while it runs, at the latest when it would answer
+    """
+
+    __slots__ = ("client_context", "done", "doomed", "ended", "id", "payload", "started", "timer")
 
     def __init__(
         self, payload: bytes, done: Callable[[Invocation, Outcome], None], client_context: str = ""
@@ -41,6 +44,7 @@ class Invocation:
         self.payload = payload
         self.client_context = client_context
         self.done = done
+        self.doomed = False
         self.ended = False
         self.started = 0.0
         self.timer: asyncio.TimerHandle | None = None
@@ -111,6 +115,7 @@ class Environment:
         self.init_reported = False
         self.killed_for = ""
         self.ending = False
+        self.announced = False  # as ready
 
     # -- the process
 
@@ -225,6 +230,7 @@ class Environment:
 
     def assign(self, invocation: Invocation) -> None:
         """Give it an invocation; it must have none."""
+        self.announced = False
         self.assigned = invocation
         if self.polling is not None:
             request, self.polling = self.polling, None
@@ -250,6 +256,12 @@ class Environment:
         if invocation.client_context:
             headers["Lambda-Runtime-Client-Context"] = invocation.client_context
         request.answer(200, invocation.payload, headers)
+
+    def announce(self) -> None:
+        """It takes another invocation: as soon as it has answered, though its next poll is still on the way."""
+        if not self.announced and not self.ending:
+            self.announced = True
+            self.ready(self)
 
     def on_timeout(self, invocation: Invocation) -> None:
         """The function's time is up: as on AWS, the environment is killed."""
@@ -353,12 +365,15 @@ class Environment:
             self.deliver(request)
         else:
             self.polling = request
-            self.ready(self)
+            self.announce()
 
     def on_response(self, request: Request, number: str) -> None:
         invocation = self.current
         if invocation is None or invocation.id != number:
             request.answer(400, b'{"errorType":"InvalidRequestID"}')
+            return
+        if invocation.doomed:
+            self.kill("fault")
             return
         if len(request.body) > MAX_RESPONSE:
             message = f"Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE} bytes)."
@@ -368,11 +383,17 @@ class Environment:
         request.answer(202, b'{"status":"OK"}')
         content_type = request.headers.get("content-type", "application/json")
         self.finish(invocation, Outcome(request.body, content_type=content_type))
+        self.announce()
 
     def on_error(self, request: Request, number: str) -> None:
+        invocation = self.current
+        if invocation is not None and invocation.doomed:
+            self.kill("fault")
+            return
         request.answer(202, b'{"status":"OK"}')
-        if self.current is not None and self.current.id == number:
-            self.finish(self.current, Outcome(request.body, error=True))
+        if invocation is not None and invocation.id == number:
+            self.finish(invocation, Outcome(request.body, error=True))
+            self.announce()
 
     def on_init_error(self, request: Request) -> None:
         """The handler could not be imported; the process ends by itself."""

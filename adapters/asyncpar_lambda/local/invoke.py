@@ -18,6 +18,8 @@ LIMITS = {"RequestResponse": 6 * 1024 * 1024, "Event": 1024 * 1024, "DryRun": 6 
 """The largest payload of each kind, in bytes."""
 EVENT_ATTEMPTS = 3
 MAX_TAIL = 4096
+LATEST_KILL = 0.5
+"""Seconds into an invocation at which its environment is killed at the latest, where that is asked for."""
 REASONS = (
     "ConcurrentInvocationLimitExceeded",
     "CallerRateLimitExceeded",
@@ -118,27 +120,11 @@ class Invoker:
         """Start an invocation that was admitted; perhaps its environment dies."""
         self.counts["invocations"] += 1
         invocation = Invocation(payload or b"{}", done, context)
+        invocation.doomed = self.dice.roll("kills")
         edition.run(invocation)
-        if self.dice.roll("kills"):
-            self.kill_soon(edition, invocation)
-
-    def kill_soon(self, edition: Edition, invocation: Invocation) -> None:
-        """Kill the environment while it runs this, at whatever point."""
-        loop = asyncio.get_running_loop()
-
-        def strike() -> None:
-            for environment in edition.environments:
-                if environment.current is invocation:
-                    loop.call_later(self.dice.random.uniform(0, 0.01), hit, environment)
-                    return
-            if not invocation.ended:
-                loop.call_later(0.001, strike)
-
-        def hit(environment: Any) -> None:
-            if environment.current is invocation:
-                environment.kill("fault")
-
-        strike()
+        if invocation.doomed:
+            delay = self.dice.random.uniform(0, LATEST_KILL)
+            asyncio.get_running_loop().call_later(delay, strike, edition, invocation)
 
     def run_event(self, edition: Edition, payload: bytes, attempts: int) -> None:
         """An asynchronous invocation: tried again when it fails, or is throttled."""
@@ -179,6 +165,13 @@ def answer(request: Request, invocation: Invocation, outcome: Outcome, tail: boo
     if tail:
         headers["X-Amz-Log-Result"] = base64.b64encode(outcome.report[-MAX_TAIL:]).decode()
     request.answer(200, outcome.body, headers)
+
+
+def strike(edition: Edition, invocation: Invocation) -> None:
+    """Kill the environment that runs this, if one does by now."""
+    for environment in edition.environments:
+        if environment.current is invocation:
+            environment.kill("fault")
 
 
 def _qualifier(name: str) -> str:

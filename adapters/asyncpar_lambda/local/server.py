@@ -1,6 +1,6 @@
 """The process of the local Lambda: one port for Invoke, the control plane and the object store.
 
-It is started by ``LocalLambda`` with its settings as a line of JSON on standard input, writes its port as a line to
+It is started by ``LocalLambda`` with its settings as a line of JSON on standard input, writes its port and its folder as a line to
 standard output, and ends, with all that it started, when standard input is closed.
 """
 
@@ -127,7 +127,7 @@ async def serve(settings: dict[str, Any]) -> None:
     try:
         server = Server(folder, settings)
         port = await server.http.start(settings["port"])
-        os.write(1, f"{port}\n".encode())
+        os.write(1, f"{port} {folder}\n".encode())
         await stop.wait()
         server.http.close()
         await server.account.close()
