@@ -50,7 +50,7 @@ def about(event, context):
         "arn": context.invoked_function_arn,
         "request": context.aws_request_id,
         "custom": custom,
-        "here": sorted(os.listdir(".")),
+        "here": sorted(name for name in os.listdir(".") if name != "__pycache__"),
     }
 
 

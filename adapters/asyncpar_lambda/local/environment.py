@@ -158,7 +158,6 @@ class Environment:
             "TZ": ":UTC",
             "TMPDIR": self.tmp,
             "PYTHONPATH": str(settings.runtime),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             "LAMBDA_TASK_ROOT": str(settings.root),
             "LAMBDA_RUNTIME_DIR": str(settings.runtime),
