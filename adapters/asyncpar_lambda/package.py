@@ -115,11 +115,12 @@ def build(
     if size > MAX_UNZIPPED:
         raise PackageError(_too_large(contents, size))
     code = _digest(contents)
-    if code not in _made:
+    data = _made.get(code)
+    if data is None:
         data = _zip(contents)
         _made.clear()
         _made[code] = data
-    return Package(_made[code], code, size, modules)
+    return Package(data, code, size, modules)
 
 
 def _add_paths(files: dict[str, Path], paths: Iterable[str | Path]) -> Iterator[str]:

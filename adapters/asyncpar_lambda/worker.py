@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -65,7 +66,8 @@ class Worker:
         self.by_value = settings.get("ASYNCPAR_FUNCTIONS") == "by_value"
         self.environment = os.urandom(6).hex()
         self.cold = True
-        self.seen: dict[str, float] = {}
+        self.seen: set[str] = set()
+        self.expiring: deque[tuple[float, str]] = deque()
         self.constants: dict[str, tuple[int, Any]] = {}
         self.loop: Any = None
 
@@ -114,9 +116,11 @@ class Worker:
 
     def note(self, head: Head) -> None:
         """Remember the nonce for as long as the request could be sent again."""
-        now = time.time()
-        self.seen = {nonce: expires for nonce, expires in self.seen.items() if expires + SKEW >= now}
-        self.seen[head.nonce] = head.expires
+        gone = time.time() - SKEW
+        while self.expiring and self.expiring[0][0] < gone:
+            self.seen.discard(self.expiring.popleft()[1])
+        self.seen.add(head.nonce)
+        self.expiring.append((head.expires, head.nonce))
 
     # -- running
 
