@@ -50,8 +50,9 @@ format: python ## reformat, and repair what ruff can
 bench: .venv/bench/stamp ## the tables of the README: asyncpar beside its peers
 	@.venv/bench/bin/python -m benchmarks $(ARGS)
 
-integration: ## tests against real services
-	@echo "Nothing to run: no test needs more than 'make test' sets up."
+integration: python .venv/ministack/stamp ## tests against services that need an environment of their own
+	@$(MAKE) --no-print-directory .venv/$(main)/stamp
+	@ASYNCPAR_MINISTACK="$(CURDIR)/.venv/ministack" .venv/$(main)/bin/python -m pytest tests/integration $(ARGS)
 
 clean: ## remove every environment and cache
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
@@ -68,6 +69,12 @@ python:
 
 .venv/bench/stamp: $(inputs) benchmarks/requirements.txt | python
 	@scripts/make-venv .venv/bench "$(main_python)" --editable '.[fast]' --requirement benchmarks/requirements.txt
+	@touch $@
+
+# MiniStack asks for another botocore than the AWS clients do.
+.venv/ministack/stamp: requirements/ministack.txt scripts/make-venv | python
+	@CONSTRAINTS=requirements/ministack.txt scripts/make-venv .venv/ministack "$(main_python)" \
+		--requirement requirements/ministack.txt
 	@touch $@
 
 .venv/%/stamp: $(inputs) requirements/test.txt | python

@@ -221,7 +221,7 @@ def _zip(contents: dict[str, bytes]) -> bytes:
             info = zipfile.ZipInfo(name, EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
             info.create_system = 3
-            executable = name.startswith("bin/") or ".so" in name
+            executable = name == "bootstrap" or ".so" in name  # a custom runtime starts with the former
             info.external_attr = (stat.S_IFREG | (0o755 if executable else 0o644)) << 16
             archive.writestr(info, data)
     return buffer.getvalue()
