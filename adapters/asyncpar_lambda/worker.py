@@ -185,7 +185,7 @@ class Worker:
         except Overrun:
             what = name_of(function)
             if timeout is not None and timeout <= left:
-                return False, CallTimeoutError(f"{what} ran longer than its timeout of {timeout:g} s")
+                return False, CallTimeoutError(f"{what} ran longer than timeout={timeout:g} seconds")
             return False, CallTimeoutError(
                 f"{what} was stopped after {max(allowed, 0):.1f} s, at the timeout of the Lambda function: deploy "
                 "with a longer timeout=, or make the calls shorter"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from asyncpar_lambda.envelope import new_key
-from asyncpar_lambda.local.client import LocalLambda
+from asyncpar_lambda.local.client import LocalLambda, build_here
 from asyncpar_lambda.local.faults import Faults
-from asyncpar_lambda.package import Package, Target, build
 from asyncpar_lambda.pool import LambdaPool
 from asyncpar_lambda.sigv4 import Credentials
 
@@ -59,15 +56,13 @@ class LocalPool(LambdaPool):
         )  # fmt: skip
         self._paths = tuple(map(Path, paths))
         self._allow = tuple(allow) if allow is not None else tuple(f"{path.stem}:*" for path in self._paths)
-        self._requirements = tuple(requirements)
+        self._requirements = (*requirements, *(["cloudpickle"] if functions == "by_value" else []))
         self._deployed: dict[str, Any] = {"timeout": timeout, "memory": memory, "reserved": reserved}
         self.server = LocalLambda(concurrency=concurrency, ramp=ramp, faults=Faults(**faults))
-        self._serving = False
 
     async def _open(self) -> None:
-        package = await asyncio.to_thread(_package, self._paths, self._requirements)
+        package = await build_here(self._paths, self._requirements)
         await self.server.__aenter__()
-        self._serving = True
         self.endpoint_url = self.server.endpoint_url
         self._key, public = new_key()
         await self.server.create_bucket("asyncpar")
@@ -86,17 +81,4 @@ class LocalPool(LambdaPool):
         try:
             await super()._close()
         finally:
-            if self._serving:
-                await self.server.aclose()
-
-
-def _package(paths: tuple[Path, ...], requirements: tuple[str, ...]) -> Package:
-    """Packing takes a second, so what has not changed since it was packed last is not packed again."""
-    files = [file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])]
-    state = tuple((file, file.stat().st_mtime_ns) for file in files if file.is_file())
-    return _build(paths, requirements, state)
-
-
-@functools.lru_cache(maxsize=1)
-def _build(paths: tuple[Path, ...], requirements: tuple[str, ...], _state: object) -> Package:
-    return build(paths, Target.here(), requirements)
+            await self.server.aclose()
