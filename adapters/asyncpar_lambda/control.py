@@ -24,6 +24,8 @@ DECREASE = 0.9
 limit unused; a throttled invocation costs only its round trip."""
 INCREASE = 0.01
 """How far the window grows, as a part of itself, while it is answered once; at least by one invocation."""
+TOLERATED = 0.1
+"""The part of starts that may be refused as too many in a second before they are slowed down: refusals are cheap."""
 MOST_PAUSE = 10.0
 """Seconds; the longest backoff that is not Lambda's own wish."""
 MOST_WISH = 60.0
@@ -91,6 +93,7 @@ class Concurrency:
         self._resume = -math.inf  # no start before this
         self._row = 0  # throttles since the last success
         self._pace: Pace | None = None
+        self._recent = Recent()
 
     # -- what may start
 
@@ -115,6 +118,7 @@ class Concurrency:
         if not self.in_flight:
             self._grown = max(self._grown, now)  # an idle time does not count as a ramp
         self.in_flight += 1
+        self._recent.started(now)
         if self._pace is not None:
             self._pace.take(now)
 
@@ -151,13 +155,13 @@ class Concurrency:
         self.in_flight -= 1
         self.throttles[reason] += 1
         news = began >= self._decreased
+        if reason in RATE_REASONS:
+            self._slow_down(now)
+        elif news:
+            self._shrink(level)
         if news:
             self._decreased = now
             self._row += 1
-            if reason in RATE_REASONS:
-                self._slow_down(now)
-            else:
-                self._shrink(level)
         if wish is not None and wish > 0:
             self._resume = max(self._resume, now + min(wish, MOST_WISH))
         elif news and self._row > 1:
@@ -196,11 +200,48 @@ class Concurrency:
         self._window = max(1.0, min(self._window, DECREASE * level))
 
     def _slow_down(self, now: float) -> None:
+        self._recent.refused(now)
+        starts, refusals = self._recent.counts(now)
+        if refusals <= TOLERATED * starts:
+            return
+        accepted = max(1.0, DECREASE * (starts - refusals))
         if self._pace is None:
-            # Half of the window a second is a guess, which relaxes soon if it is too low.
-            self._pace = Pace(max(1.0, self._window / 2), now)
+            self._pace = Pace(accepted, now)
         else:
-            self._pace.tighten(now)
+            self._pace.tighten(now, accepted)
+
+
+class Recent:
+    """How many were started, and refused as too many, in about the last second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._counts = [0, 0]
+        self._before = [0, 0]
+
+    def started(self, now: float) -> None:
+        """One more."""
+        self._turn(now)
+        self._counts[0] += 1
+
+    def refused(self, now: float) -> None:
+        """One of them."""
+        self._turn(now)
+        self._counts[1] += 1
+
+    def counts(self, now: float) -> tuple[float, float]:
+        """Both: of this second, and of the last one the part that is less than a second ago."""
+        self._turn(now)
+        part = 1 - (now - self._second)
+        starts, refusals = (count + part * old for count, old in zip(self._counts, self._before, strict=True))
+        return starts, refusals
+
+    def _turn(self, now: float) -> None:
+        second = math.floor(now)
+        if second != self._second:
+            self._before = self._counts if second == self._second + 1 else [0, 0]
+            self._counts = [0, 0]
+            self._second = second
 
 
 class Pace:
@@ -209,32 +250,35 @@ class Pace:
     def __init__(self, rate: float, now: float) -> None:
         self.rate = rate
         self._tokens = 1.0
-        self._filled = now
-        self._eased = now
+        self._filled = self._changed = now
         self._eases = 0
 
-    def tighten(self, now: float) -> None:
-        """Still too many."""
-        self.rate = max(1.0, self.rate * 0.7)
-        self._eased, self._eases = now, 0
+    def tighten(self, now: float, accepted: float) -> None:
+        """Still too many; once a second, since what was started before the last time says nothing new."""
+        if now - self._changed >= 1.0:
+            self.rate = min(self.rate, accepted)
+            self._changed, self._eases = now, 0
 
     def relax(self, now: float) -> bool:
         """A start was accepted; true when the pace is no longer needed: ten times higher without complaint."""
-        if now - self._eased >= 1.0:
-            self._eased = now
+        if now - self._changed >= 1.0:
+            self._changed = now
             self._eases += 1
-            self.rate *= 1.2
-        return self._eases > 12
+            self.rate *= 1.1
+        return self._eases > 24
 
     def room(self, now: float) -> int:
+        """How many may start now."""
         most = max(1.0, self.rate / 20)  # a twentieth of a second's worth may start together
         self._tokens = min(most, self._tokens + (now - self._filled) * self.rate)
         self._filled = now
         return int(self._tokens)
 
     def delay(self, now: float) -> float:
+        """Seconds until one may start."""
         return max(0.0, (1 - self._tokens) / self.rate) if self.room(now) < 1 else 0.0
 
     def take(self, now: float) -> None:
+        """One starts."""
         self.room(now)
         self._tokens -= 1
