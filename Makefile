@@ -23,8 +23,9 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
 		printf '  make %-12s %s\n' "$$target" "$$text"; done
 
-demo: .venv/demo/stamp ## count the standard library's functions, on every core
+demo: .venv/demo/stamp ## count the standard library's functions, on every core, and on a Lambda on this machine
 	@.venv/demo/bin/asyncpar demo $(ARGS)
+	@echo && .venv/demo/bin/asyncpar demo $(ARGS) --pool lambda
 
 test: python ## the tests, on each of Python 3.11, 3.12 and 3.13 that is found
 	@echo "Testing on Python $(strip $(main) $(others))$(if $(missing),; not found: $(strip $(missing)))"
@@ -64,7 +65,7 @@ python:
 
 # A stamp is newer than what its environment was made from.
 .venv/demo/stamp: $(inputs) | python
-	@scripts/make-venv .venv/demo "$(main_python)" --editable '.[fast,cli,web]'
+	@scripts/make-venv .venv/demo "$(main_python)" --editable '.[fast,cli,web,lambda-local]'
 	@touch $@
 
 .venv/bench/stamp: $(inputs) benchmarks/requirements.txt | python

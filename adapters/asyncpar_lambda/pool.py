@@ -139,7 +139,7 @@ class LambdaPool(Pool):
 
     def __init__(
         self,
-        function_name: str,
+        function_name: str = "",
         *,
         limit: int = 1000,
         alias: str | None = "live",
@@ -152,6 +152,11 @@ class LambdaPool(Pool):
         functions: Literal["names", "by_value"] = "names",
         prices: Prices | None = None,
     ) -> None:
+        if not function_name:
+            raise ValueError(
+                "name the deployed function: LambdaPool('my-job') or open_pool('lambda:my-job'); without any, "
+                "LambdaPool.local(paths) runs on this machine"
+            )
         _check(limit, transport, functions)
         super().__init__(limit)
         self.function_name = function_name

@@ -106,7 +106,7 @@ def demo(
     Parameters
     ----------
     pool
-        The pool that counts; without it `ASYNCPAR_POOL`, else process.
+        The pool that counts; without it `ASYNCPAR_POOL`, else process. `lambda` is a Lambda on this machine.
     limit
         How many pages are fetched or waiting at once, and as many counted.
     files

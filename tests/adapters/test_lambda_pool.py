@@ -219,6 +219,8 @@ async def test_arguments_that_make_no_sense_are_told():
 
 
 def test_options_that_make_no_sense_are_told():
+    with pytest.raises(ValueError, match=r"open_pool\('lambda:my-job'\); without any, LambdaPool.local"):
+        LambdaPool()
     with pytest.raises(ValueError, match="limit= must be at least 1, not 0"):
         LambdaPool("job", limit=0)
     with pytest.raises(TypeError, match="limit= must be a whole number, not str"):
