@@ -311,8 +311,7 @@ def seal_spilled(body: bytes) -> dict[str, Any]:
 
 def seal_refused(error: RefusedError) -> dict[str, Any]:
     """The answer to a request that did not run."""
-    message = str(error).removeprefix(f"{error.reason}: ")
-    return {"asyncpar": VERSION, "refused": error.reason, "message": message}
+    return {"asyncpar": VERSION, "refused": error.reason, "message": error.message}
 
 
 def open_answer(data: bytes, max_bytes: int = MAX_BODY) -> bytes | Spilled:

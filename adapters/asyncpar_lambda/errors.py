@@ -1,13 +1,18 @@
-"""What can go wrong beside the user's own exceptions. The worker imports this too.
+"""What can go wrong beside the user's own exceptions.
 
-asyncpar.AsyncparError
-├── asyncpar.SerializationError
-│   └── CodecError     a value that is no plain data, or bytes that are no value
-├── RefusedError       the worker did not run a request: forged, expired, replayed, not allowed, too large
-└── RemoteError        the call raised an exception whose type does not exist here
+    asyncpar.AsyncparError
+    ├── asyncpar.SerializationError
+    │   └── CodecError     a value that is no plain data, or bytes that are no value
+    ├── RefusedError       the worker did not run a request: forged, expired, replayed, not allowed, too large
+    ├── StoreError         the object store does not do what it is asked
+    └── RemoteError        the call raised an exception whose type does not exist here
+
+The worker imports this too. ``cost.CostError`` and ``transport.TransportError`` are with what raises them.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from asyncpar.errors import AsyncparError, SerializationError
 
@@ -28,6 +33,10 @@ class RefusedError(AsyncparError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
+        self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, self.message), self.__dict__
 
 
 class StoreError(AsyncparError):
@@ -43,3 +52,7 @@ class RemoteError(AsyncparError):
     def __init__(self, type_name: str, message: str) -> None:
         super().__init__(f"{type_name}: {message}")
         self.type_name = type_name
+        self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.type_name, self.message), self.__dict__

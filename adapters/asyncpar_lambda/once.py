@@ -34,6 +34,9 @@ def run_once(
     while True:
         claim = {"nonce": head.nonce, "token": token, "until": time.time() + remaining()}
         status, etag = objects.put(slot.put, CLAIM + json.dumps(claim).encode(), condition)
+        if status == 409:  # somebody else's PUT is under way: ask again who has won
+            time.sleep(POLL)
+            continue
         if status != 200:
             found, etag = objects.get(slot.get, MAX_BODY)
             if found[:1] == OUTCOME:

@@ -305,6 +305,15 @@ def test_an_exception_that_is_not_here_says_what_it_was():
     assert got.__notes__ == ["note"]
 
 
+@pytest.mark.parametrize(
+    "error", [RefusedError("expired", "too late"), RemoteError("m:E", "broke"), CodecError("no")]
+)
+def test_our_own_errors_travel_between_processes(error):
+    error.add_note("a note")
+    for got in (again(error), pickle.loads(pickle.dumps(error))):
+        assert (type(got), str(got), got.__dict__) == (type(error), str(error), error.__dict__)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt("now"), SystemExit(3)])
 def test_what_would_stop_a_loop_arrives_as_a_runtime_error(error):
     got = again(error)

@@ -14,10 +14,11 @@ import anyio
 import pytest
 
 from asyncpar.sharing import share
-from asyncpar_lambda import calls, codec, envelope
+from asyncpar_lambda import calls, codec, envelope, objects, once
 from asyncpar_lambda.errors import RefusedError
 from asyncpar_lambda.local import Faults, LocalLambda
 from asyncpar_lambda.local.client import build_here
+from asyncpar_lambda.local.http import HttpServer
 from asyncpar_lambda.naming import Imported
 
 HERE = Path(__file__).parent
@@ -231,6 +232,27 @@ async def test_a_store_that_fails_is_an_error_of_its_calls(client, functions, tm
     answer = await client.send(functions.mark, [path], slots=(nowhere,))
     assert "the object store answered 404 to a PUT" in str(answer.outcomes[0][1])
     assert await marks(path) == []
+
+
+async def test_puts_that_cross_each_other_are_made_again():
+    """S3 answers 409 to a conditional PUT while another one of the same key is under way."""
+    statuses, seen = iter([409, 409, 200, 200]), []
+
+    def handle(request):
+        seen.append((request.method, request.headers.get("if-none-match"), request.headers.get("if-match")))
+        request.answer(next(statuses), b"", {"ETag": '"e1"'})
+
+    server = HttpServer(handle)
+    url = f"http://127.0.0.1:{await server.start()}/bucket/r"
+    head = envelope.Head(job="", code="", run="", functions=(), first=0, count=1, expires=0)
+    slot = envelope.Slot(get=url, put=url)
+    try:
+        found = await asyncio.to_thread(once.run_once, head, slot, lambda: 30.0, lambda: b"outcome")
+    finally:
+        server.close()
+        objects._connections.popitem()[1].close()
+    assert found == (b"outcome", False)
+    assert seen == [("PUT", "*", None)] * 3 + [("PUT", None, '"e1"')]
 
 
 # The same request again
