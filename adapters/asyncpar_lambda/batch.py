@@ -21,10 +21,8 @@ from asyncpar_lambda.errors import CodecError
 from asyncpar_lambda.naming import Names
 from asyncpar_lambda.store import Store
 
-SLOW_SECONDS = 2e-3
-"""What takes longer to encode or decode does so in a thread, next time."""
-LARGE_BYTES = 512 * 1024
-"""Answers from this size are decoded in a thread."""
+LARGE_BYTES = 256 * 1024
+"""Answers from this size are decoded in a thread; and so are arguments encoded, if the last chunk's had this size."""
 URL_SECONDS = 3600
 """How long presigned URLs are good for, beside the function's timeout."""
 START_SECONDS = 120.0
@@ -84,7 +82,7 @@ class Batches:
         self.deployment, self.names, self.store, self.pickle = deployment, names, store, pickle
         self.signer = envelope.Signer(key)
         self._constants: dict[int, asyncio.Task[envelope.Blob]] = {}
-        self._slow: set[int] = set()  # functions whose arguments take long to encode
+        self._large: set[int] = set()  # functions whose arguments take long to encode
 
     # -- requests
 
@@ -127,14 +125,13 @@ class Batches:
         return Request(self.signer.seal(envelope.Head(**head), body), head["nonce"], answer_key)
 
     async def _encode(self, chunk: Chunk, shared: dict[int, Shared[Any]]) -> tuple[calls.Functions, bytes]:
-        """On the loop, unless the arguments of this function took long before."""
+        """On the loop, unless the arguments of this function were large before."""
         key = id(chunk.function)
-        if key in self._slow:
-            return await asyncio.to_thread(self._dump, chunk, shared)
-        begun = time.perf_counter()
-        encoded = self._dump(chunk, shared)
-        if time.perf_counter() - begun > SLOW_SECONDS:
-            self._slow.add(key)
+        if key in self._large:
+            encoded = await asyncio.to_thread(self._dump, chunk, shared)
+        else:
+            encoded = self._dump(chunk, shared)
+        (self._large.add if len(encoded[1]) > LARGE_BYTES else self._large.discard)(key)
         return encoded
 
     def _dump(self, chunk: Chunk, shared: dict[int, Shared[Any]]) -> tuple[calls.Functions, bytes]:

@@ -45,7 +45,7 @@ class AiobotocoreTransport:
             max_pool_connections=connections,
             read_timeout=seconds,
             connect_timeout=10,
-            parameter_validation=False,  # a third of the time of a call
+            parameter_validation=False,  # there is nothing of the user in them
             retries={"total_max_attempts": 1},
         )
         given: dict[str, Any] = (
