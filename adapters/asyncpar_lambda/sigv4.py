@@ -7,6 +7,7 @@ https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-re
 
 from __future__ import annotations
 
+import functools
 import hmac
 import time
 from collections.abc import Mapping
@@ -38,7 +39,17 @@ class Credentials:
 
 def stamp(seconds: float) -> str:
     """A moment as SigV4 writes it: ``20261124T010203Z``."""
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+    return _stamp(int(seconds))
+
+
+@functools.lru_cache(maxsize=4)
+def _stamp(second: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+
+
+@functools.lru_cache(maxsize=256)
+def _quote(text: str, safe: str) -> str:
+    return quote(text, safe=safe)
 
 
 class Signer:
@@ -78,9 +89,9 @@ class Signer:
         if credentials.token is not None:
             added["x-amz-security-token"] = credentials.token
         signed = sorted({"host": host, **added, **(extra or {})}.items())
-        names = ";".join(name for name, _ in signed)
-        canonical_path = path if self.service == "s3" else quote(path, safe="/~")
-        lines = "".join(f"{name}:{value.strip()}\n" for name, value in signed)
+        names = ";".join([name for name, _ in signed])
+        canonical_path = path if self.service == "s3" else _quote(path, "/~")
+        lines = "".join([f"{name}:{value.strip()}\n" for name, value in signed])
         signature = self._sign(credentials, date, f"{method}\n{canonical_path}\n\n{lines}\n{names}\n{digest}")
         added["authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{self._scope(date)}, "
@@ -121,7 +132,7 @@ class Signer:
         }
         if credentials.token is not None:
             query["X-Amz-Security-Token"] = credentials.token
-        encoded = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
+        encoded = "&".join(f"{name}={_quote(value, '-_.~')}" for name, value in sorted(query.items()))
         lines = "".join(f"{name}:{value.strip()}\n" for name, value in headers)
         canonical = f"{method}\n{path}\n{encoded}\n{lines}\n{names}\n{UNSIGNED}"
         return f"{origin}{path}?{encoded}&X-Amz-Signature={self._sign(credentials, date, canonical)}"
