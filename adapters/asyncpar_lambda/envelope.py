@@ -18,7 +18,7 @@ import os
 import struct
 import time
 from collections.abc import Container
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -138,15 +138,12 @@ class Signer:
 
     def seal(self, head: Head, body: bytes) -> bytes:
         """The request as Lambda's Invoke takes it. With ``head.body`` set, ``body`` is not sent, and may be empty."""
-        text = json.dumps(asdict(head), separators=(",", ":"))
+        text = _dump_head(head)
         inline = b"" if head.body is not None else body
-        sent = {
-            "asyncpar": VERSION,
-            "head": text,
-            "body": _base64(inline),
-            "sig": _base64(self._key.sign(_signed(text, inline))),
-        }
-        return json.dumps(sent, separators=(",", ":")).encode()
+        signature = self._key.sign(_signed(text, inline))
+        return (
+            f'{{"asyncpar":{VERSION},"head":{json.dumps(text)},"body":"{_base64(inline)}","sig":"{_base64(signature)}"}}'
+        ).encode()
 
 
 def open_request(
@@ -244,16 +241,49 @@ def _verify(public_key: bytes, signature: bytes, signed: bytes) -> None:
         ) from None
 
 
+def _dump_head(head: Head) -> str:
+    """As JSON; what is not set is left out."""
+    content: dict[str, Any] = {
+        "job": head.job,
+        "code": head.code,
+        "run": head.run,
+        "functions": head.functions,
+        "first": head.first,
+        "count": head.count,
+        "expires": head.expires,
+        "nonce": head.nonce,
+    }
+    if head.budget is not None:
+        content["budget"] = head.budget
+    if head.timeout is not None:
+        content["timeout"] = head.timeout
+    if head.body is not None:
+        content["body"] = _plain_blob(head.body)
+    if head.constants:
+        content["constants"] = [_plain_blob(blob) for blob in head.constants]
+    if head.answer_url:
+        content["answer_url"] = head.answer_url
+    if head.slots:
+        content["slots"] = [{"get": slot.get, "put": slot.put} for slot in head.slots]
+    if head.lost:
+        content["lost"] = head.lost
+    return json.dumps(content, separators=(",", ":"))
+
+
+def _plain_blob(blob: Blob) -> dict[str, Any]:
+    return {"url": blob.url, "size": blob.size, "sha256": blob.sha256, "id": blob.id}
+
+
 def _parse_head(text: str) -> Head:
     """The head, which the client signed: its own version wrote it, so only its form is checked."""
     try:
         fields = json.loads(text)
-        if fields.get("body") is not None:
+        if "body" in fields:
             fields["body"] = Blob(**fields["body"])
         fields["functions"] = tuple(fields["functions"])
-        fields["constants"] = tuple(Blob(**blob) for blob in fields["constants"])
-        fields["slots"] = tuple(Slot(**slot) for slot in fields["slots"])
-        fields["lost"] = tuple(fields["lost"])
+        fields["constants"] = tuple(Blob(**blob) for blob in fields.get("constants", ()))
+        fields["slots"] = tuple(Slot(**slot) for slot in fields.get("slots", ()))
+        fields["lost"] = tuple(fields.get("lost", ()))
         head = Head(**fields)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise RefusedError(
