@@ -132,7 +132,8 @@ class Budget:
         """Whether one more call may be read, counting those that run at what calls have cost so far."""
         spent = self.meter.dollars
         each = max(spent / self.ended, 0.0) if self.ended else self.expected
-        return spent + (self.read - self.ended + 1) * each <= self.max_cost
+        running = max(0, self.read - self.ended)  # a call that is repeated ends more than once
+        return spent + (running + 1) * each <= self.max_cost
 
     def check(self, left: int | None) -> None:
         """Count one item that is to be read.

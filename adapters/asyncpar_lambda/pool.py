@@ -402,7 +402,7 @@ class LambdaPool(Pool):
 
     async def _work(self, chunk: Chunk, began: float) -> None:
         """One chunk, sent once (or twice, hedged), and what becomes of it."""
-        job: Job | None = None if chunk.singles else cast("Feed", chunk.source).options.extra
+        job = _job(chunk)
         assert self._batches is not None
         budget = BUDGET_CHUNKS * 2 * self.chunk_seconds if len(chunk.items) > 1 else None
         try:
@@ -420,12 +420,18 @@ class LambdaPool(Pool):
             self.control.failed()
             self._fail(chunk, error)
         else:
-            if job is not None:
-                job.invocations += 1
-            if job is not None and job.hedge is not None:
-                await self._hedged(chunk, request, job, began)
-            else:
-                await self._settle(chunk, request, job, *await self._invoke(request, job, began))
+            try:
+                await self._carry(chunk, request, job, began)
+            except Exception as error:  # nothing may leave a call without an end
+                self._fail(chunk, error)
+
+    async def _carry(self, chunk: Chunk, request: Request, job: Job | None, began: float) -> None:
+        if job is not None:
+            job.invocations += 1
+        if job is not None and job.hedge is not None:
+            await self._hedged(chunk, request, job, began)
+        else:
+            await self._settle(chunk, request, job, *await self._invoke(request, job, began))
 
     # -- one invocation
 
@@ -442,6 +448,9 @@ class LambdaPool(Pool):
             self.control.failed()
             self._bill(job, b"", self.loop.time() - sent)
             return Verdict("lost", str(error)), b""
+        except Exception as error:  # credentials that cannot be renewed, for one
+            self._unreachable()
+            return Verdict("again", f"{type(error).__name__}: {error}"), b""
         now = self.loop.time()
         verdict = judge(reply)
         if verdict.kind == "throttled":
@@ -607,7 +616,10 @@ class LambdaPool(Pool):
         """The same error for each call that is left."""
         self._vacate(chunk)
         many = len(chunk.items) - chunk.done
-        if many and not chunk.finished:
+        if many:
+            job = _job(chunk)
+            if job is not None and job.budget is not None:
+                job.budget.ended += many
             _attach(error, log)
             chunk.deliver([None] * many, dict.fromkeys(range(many), error))
         self._room_again()
@@ -627,6 +639,12 @@ def _check(limit: int, transport: str | None, functions: str) -> None:
         raise ValueError(f"transport= must be 'fast' or 'aiobotocore', not {transport!r}")
     if functions not in ("names", "by_value"):
         raise ValueError(f"functions= must be 'names' or 'by_value', not {functions!r}")
+
+
+def _job(chunk: Chunk) -> Job | None:
+    """What the chunk's map asked for; ``None`` for single calls and for ``asyncpar.map``."""
+    found: Job | None = None if chunk.singles else cast("Feed", chunk.source).options.extra
+    return found
 
 
 def _patience(job: Job) -> float | None:
