@@ -135,10 +135,10 @@ class Worker:
         outcomes: list[Outcome] = []
         seconds: list[float] = []
         again = 0
+        longest = 0.0
         begun = time.perf_counter()
         for index, call in enumerate(ready):
             started = time.perf_counter()
-            longest = max(seconds, default=0.0)
             out_of_budget = head.budget is not None and started - begun > head.budget
             if index and (out_of_budget or remaining() < MARGIN + 1.5 * longest + 0.1):
                 break
@@ -152,6 +152,7 @@ class Worker:
                 value = self.call(call, head.timeout, remaining)
             outcomes.append(value)
             seconds.append(time.perf_counter() - started)
+            longest = max(longest, seconds[-1])
         return outcomes, seconds, again
 
     def run_once(
