@@ -70,6 +70,7 @@ class Worker:
         self.expiring: deque[tuple[float, str]] = deque()
         self.constants: dict[str, tuple[int, Any]] = {}
         self.loop: Any = None
+        self.alarm = _Alarm()
 
     def handle(self, event: Any, remaining: Callable[[], float]) -> dict[str, Any]:
         """The answer to one request, whatever it is; never raises on account of it.
@@ -132,6 +133,13 @@ class Worker:
             ready = calls.load_calls(head, body, self.names, self.constant_of(head), self.unpickler())
         except CodecError as error:
             return [(False, error)] * head.count, [0.0] * head.count, 0
+        with self.alarm:
+            return self.run_calls(head, ready, remaining)
+
+    def run_calls(
+        self, head: Head, ready: list[calls.Prepared], remaining: Callable[[], float]
+    ) -> tuple[list[Outcome], list[float], int]:
+        """As many as time allows."""
         outcomes: list[Outcome] = []
         seconds: list[float] = []
         again = 0
@@ -181,8 +189,11 @@ class Worker:
         try:
             if is_async(function):
                 return True, self.await_in_loop(function, args, kwargs, allowed)
-            with _Alarm(allowed):
+            self.alarm.set(allowed)
+            try:
                 return True, function(*args, **kwargs)
+            finally:
+                self.alarm.cancel()
         except Overrun:
             what = name_of(function)
             if timeout is not None and timeout <= left:
@@ -304,21 +315,24 @@ def _memory() -> int:
 
 
 class _Alarm:
-    """Raises ``Overrun`` in the block after so many seconds, where signals can be taken: in the main thread."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.armed = threading.current_thread() is threading.main_thread()
+    """Raises ``Overrun`` after so many seconds, where signals can be taken: in the main thread."""
 
     def __enter__(self) -> None:
+        self.armed = threading.current_thread() is threading.main_thread()
         if self.armed:
             self.before = signal.signal(signal.SIGALRM, self.ring)
-            signal.setitimer(signal.ITIMER_REAL, max(self.seconds, 1e-3))
 
     def __exit__(self, *_: object) -> None:
         if self.armed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self.before)
+
+    def set(self, seconds: float) -> None:
+        if self.armed:
+            signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+
+    def cancel(self) -> None:
+        if self.armed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def ring(self, _signal: int, _frame: object) -> None:
         raise Overrun
