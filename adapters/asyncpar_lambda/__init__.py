@@ -13,6 +13,7 @@ General layout:
     deployment keys sigv4           what is deployed, and who may ask for it
     worker objects once             the far side, which imports almost nothing
     package         the zip
+    settings resources deploy       what is deployed besides: role, log, bucket;  cli/ ``asyncpar lambda``
     local/          a Lambda on this machine
     errors
 """

@@ -39,3 +39,10 @@ def load_key(path: Path) -> bytes:
     if len(key) != 32:
         raise AsyncparError(f"{path} holds no key: 64 hexadecimal digits; deploy again to make a new one")
     return key
+
+
+def public_of(private_key: bytes) -> bytes:
+    """The public key that belongs to it."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
