@@ -122,6 +122,9 @@ async def test_versions_and_aliases_keep_what_they_were_given(clients):
     assert await answer(aws) == ("two", "$LATEST")
     assert await answer(aws, Qualifier="live") == ("one", "1")
     assert (await aws.get_function_configuration(FunctionName="f", Qualifier="live"))["Version"] == "1"
+    assert (await aws.get_function_configuration(FunctionName="f:live"))["Version"] == "1"
+    for name in ("f:none", "arn:aws:lambda:us-east-1:000000000000:function:f:none"):
+        assert await code_of(aws.get_function_configuration(FunctionName=name)) == "ResourceNotFoundException"
     await aws.update_alias(FunctionName="f", Name="live", FunctionVersion="2")
     assert await answer(aws, Qualifier="live") == ("two", "2")
     assert (await aws.get_alias(FunctionName="f", Name="live"))["FunctionVersion"] == "2"
@@ -209,6 +212,24 @@ async def test_roles_and_their_policies(clients):
     await iam.delete_role_policy(RoleName="r", PolicyName="p")
     await iam.delete_role(RoleName="r")
     assert await code_of(iam.get_role(RoleName="r")) == "NoSuchEntity"
+
+
+async def test_what_functions_print_is_in_their_log_group(clients):
+    aws, logs = await clients("lambda"), await clients("logs")
+    await created(aws)
+    group = {"logGroupName": "/aws/lambda/f"}
+    assert await code_of(logs.filter_log_events(**group)) == "ResourceNotFoundException"
+    says = _zip({"h.py": b"def handler(event, context): print('it is', event)\n"})
+    await aws.update_function_code(FunctionName="f", ZipFile=says)
+    for event in (b"1", b"2"):
+        await aws.invoke(FunctionName="f", Payload=event)
+    events = (await logs.filter_log_events(**group))["events"]
+    lines = [event["message"].split(" ")[0] for event in events]
+    assert lines == ["START", "it", "END", "REPORT"] * 2
+    assert len({event["logStreamName"] for event in events}) == 1
+    found = (await logs.filter_log_events(**group, filterPattern='"it is 2"'))["events"]
+    assert [event["message"] for event in found] == ["it is 2\n"]
+    assert (await logs.filter_log_events(**group, startTime=events[-1]["timestamp"] + 1))["events"] == []
 
 
 async def test_logs_identity_and_buckets(clients):

@@ -9,6 +9,7 @@ import base64
 import json
 import time
 import zipfile
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -16,7 +17,7 @@ from xml.sax.saxutils import escape
 
 from asyncpar_lambda.local.functions import ACCOUNT, Edition, Function, Lambda
 from asyncpar_lambda.local.http import Request
-from asyncpar_lambda.local.invoke import fail
+from asyncpar_lambda.local.invoke import fail, qualifier_of
 from asyncpar_lambda.local.store import Store
 
 KEPT = (
@@ -32,6 +33,8 @@ DEFAULTS = {
     "Architectures": ["x86_64"],
     "EphemeralStorage": {"Size": 512},
 }
+KEPT_REPORTS = 1000
+"""Invocations of each function whose output is kept."""
 JSON = {"Content-Type": "application/json"}
 
 
@@ -149,7 +152,7 @@ class Functions:
 
     def edition(self, request: Request, function: Function) -> Edition | None:
         """What the request's qualifier means; answers if that is nothing."""
-        qualifier = request.query.get("Qualifier", "")
+        qualifier = request.query.get("Qualifier", "") or qualifier_of(request.parts()[2])
         edition = function.edition(qualifier)
         if edition is None:
             fail(request, 404, "ResourceNotFoundException", f"Function not found: {function.arn}:{qualifier}")
@@ -379,10 +382,23 @@ def _members(tag: str, names: Any) -> str:
 
 
 class Logs:
-    """CloudWatch Logs: groups and their retention; what functions print is read with ``LogType=Tail``."""
+    """CloudWatch Logs: groups, their retention, and what the last invocations printed."""
 
     def __init__(self) -> None:
         self.groups: dict[str, dict[str, Any]] = {}
+        self.reports: dict[str, deque[tuple[int, str, bytes]]] = {}
+
+    def keep(self, function: str, stream: str, report: bytes) -> None:
+        """Take what an invocation printed; as on AWS, the first one makes the group."""
+        name = f"/aws/lambda/{function}"
+        if name not in self.groups:
+            self.create(name)
+        self.reports[name].append((int(time.time() * 1000), stream, report))
+
+    def create(self, name: str) -> None:
+        """A new group."""
+        self.groups[name] = {"logGroupName": name, "storedBytes": 0, "creationTime": int(time.time() * 1000)}
+        self.reports[name] = deque(maxlen=KEPT_REPORTS)
 
     def handle(self, request: Request, action: str) -> None:
         """One action."""
@@ -392,11 +408,7 @@ class Logs:
             if name in self.groups:
                 self.fail(request, "ResourceAlreadyExistsException", "The specified log group already exists")
                 return
-            self.groups[name] = {
-                "logGroupName": name,
-                "storedBytes": 0,
-                "creationTime": int(time.time() * 1000),
-            }
+            self.create(name)
         elif action == "DescribeLogGroups":
             prefix = wanted.get("logGroupNamePrefix", "")
             reply(request, {"logGroups": [g for n, g in sorted(self.groups.items()) if n.startswith(prefix)]})
@@ -407,11 +419,29 @@ class Logs:
         elif action == "PutRetentionPolicy":
             self.groups[name]["retentionInDays"] = wanted["retentionInDays"]
         elif action == "DeleteLogGroup":
-            del self.groups[name]
+            del self.groups[name], self.reports[name]
         elif action == "FilterLogEvents":
-            reply(request, {"events": [], "searchedLogStreams": []})
+            reply(request, {"events": self.events(name, wanted), "searchedLogStreams": []})
             return
         reply(request, {})
+
+    def events(self, name: str, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+        """The lines of a group between two times (in ms) that contain the pattern, if there is one."""
+        begin, end = wanted.get("startTime", 0), wanted.get("endTime", 1 << 62)
+        pattern = wanted.get("filterPattern", "").strip('"')
+        return [
+            {
+                "logStreamName": stream,
+                "timestamp": at,
+                "ingestionTime": at,
+                "message": line,
+                "eventId": f"{at}-{number}",
+            }
+            for at, stream, report in self.reports[name]
+            if begin <= at <= end
+            for number, line in enumerate(report.decode(errors="replace").splitlines(keepends=True))
+            if pattern in line
+        ]
 
     def fail(self, request: Request, kind: str, message: str) -> None:
         body = json.dumps({"__type": kind, "message": message}).encode()

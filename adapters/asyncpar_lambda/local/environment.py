@@ -110,6 +110,7 @@ class Environment:
         self.current: Invocation | None = None
         self.assigned: Invocation | None = None
         self.log = bytearray()
+        self.log_stream = time.strftime(f"%Y/%m/%d/[{settings.version}]{uuid4().hex}")
         self.started = time.monotonic()
         self.init_seconds: float | None = None
         self.init_reported = False
@@ -167,7 +168,7 @@ class Environment:
             "AWS_LAMBDA_FUNCTION_VERSION": settings.version,
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(settings.memory),
             "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{settings.name}",
-            "AWS_LAMBDA_LOG_STREAM_NAME": time.strftime(f"%Y/%m/%d/[{settings.version}]{uuid4().hex}"),
+            "AWS_LAMBDA_LOG_STREAM_NAME": self.log_stream,
             "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
             "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info.major}.{sys.version_info.minor}",
             "AWS_REGION": settings.region,

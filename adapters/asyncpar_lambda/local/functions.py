@@ -83,6 +83,8 @@ class Edition:
 
         def done(invocation: Invocation, outcome: Outcome) -> None:
             function.busy -= 1
+            assert outcome.environment is not None
+            function.owner.log(function.name, outcome.environment.log_stream, outcome.report)
             inner(invocation, outcome)
 
         invocation.done = done
@@ -215,16 +217,17 @@ class Lambda:
     :param runtime: folder with AWS's runtime client
     :param concurrency: of the account: environments that may run at the same time
     :param ramp_environments: how many may be added in each ``ramp_seconds``, for each function
+    :param log: takes a function's name, the stream of an environment, and what an invocation printed there
     """
 
     def __init__(
         self, folder: Path, runtime: Path, *, region: str, concurrency: int, ramp_environments: int, ramp_seconds: float,
-        cold_start: Callable[[], float],
+        cold_start: Callable[[], float], log: Callable[[str, str, bytes], None],
     ) -> None:  # fmt: skip
         self.folder, self.runtime, self.region = folder, runtime, region
         self.concurrency = concurrency
         self.ramp_environments, self.ramp_seconds = ramp_environments, ramp_seconds
-        self.cold_start = cold_start
+        self.cold_start, self.log = cold_start, log
         self.functions: dict[str, Function] = {}
         self.retired: list[Edition] = []
         self.started = 0

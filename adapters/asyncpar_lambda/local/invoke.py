@@ -50,7 +50,7 @@ class Invoker:
     def invoke(self, request: Request, name: str) -> None:
         """One Invoke, of whatever type."""
         function = self.account.find(name)
-        qualifier = request.query.get("Qualifier", "") or _qualifier(name)
+        qualifier = request.query.get("Qualifier", "") or qualifier_of(name)
         edition = function.edition(qualifier) if function is not None else None
         if edition is None:
             fail(request, 404, "ResourceNotFoundException", f"Function not found: {name} {qualifier}".strip())
@@ -174,7 +174,7 @@ def strike(edition: Edition, invocation: Invocation) -> None:
             environment.kill("fault")
 
 
-def _qualifier(name: str) -> str:
+def qualifier_of(name: str) -> str:
     """Of ``name:qualifier``, or of such an ARN."""
     return name.rsplit(":", 1)[-1] if name.count(":") in (1, 7) else ""
 

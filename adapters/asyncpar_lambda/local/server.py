@@ -40,6 +40,7 @@ class Server:
         runtime.mkdir()
         runtime_folder(runtime)
         self.dice = Dice(Faults.of(settings["faults"]))
+        self.logs = Logs()
         self.account = Lambda(
             folder,
             runtime,
@@ -48,12 +49,12 @@ class Server:
             ramp_environments=settings["ramp_environments"],
             ramp_seconds=settings["ramp_seconds"],
             cold_start=lambda: self.dice.faults.cold_start,
+            log=self.logs.keep,
         )
         self.store = Store(settings["region"])
         self.functions = Functions(self.account, self.store)
         self.invoker = Invoker(self.account, self.dice, settings["event_seconds"])
         self.roles = Roles()
-        self.logs = Logs()
         self.http = HttpServer(self.handle)
 
     def handle(self, request: Request) -> None:
