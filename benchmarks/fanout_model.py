@@ -24,8 +24,8 @@ from asyncpar_lambda.cost import COLD_SECONDS, Tariff
 
 WAY = 0.015
 """Seconds from client to Lambda, and as many back."""
-SEND, RECEIVE = 230e-6, 160e-6
-"""Seconds of the client's CPU for one invocation: 390 us, as measured with `LambdaPool` on the local Lambda."""
+SEND, RECEIVE = 180e-6, 110e-6
+"""Seconds of the client's CPU for one invocation: 290 us, as measured with `LambdaPool` on the local Lambda."""
 TARGET = 1.15
 
 

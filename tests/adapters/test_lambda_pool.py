@@ -113,6 +113,26 @@ async def test_a_failed_call_has_the_log_of_its_invocation():
     assert "The log of its invocation ends with:\nlooking at 5" in caught.value.__notes__
 
 
+async def test_it_is_a_pool_for_asyncpar_map_and_for_pipelines():
+    async def numbers():
+        for n in range(30):
+            await asyncio.sleep(0)
+            yield n
+
+    async with local(limit=2) as pool:
+        squares = asyncpar.map(f.square, numbers(), on=pool, limit=10)
+        assert await pool.map(f.add, squares, itertools.repeat(1)) == [x * x + 1 for x in range(30)]
+
+
+def test_public_names_are_there_and_documented():
+    import asyncpar_lambda
+
+    for name in asyncpar_lambda.__all__:
+        assert getattr(asyncpar_lambda, name).__doc__, name
+    with pytest.raises(AttributeError, match="has no attribute 'Pool'"):
+        _ = asyncpar_lambda.Pool
+
+
 # Loss
 
 
