@@ -43,6 +43,8 @@ MOST_UNREACHABLE = 8
 """Failures in a row to reach Lambda or to start the function, before calls fail."""
 MOST_ATTEMPTS = 20
 """How often a call is sent that may be sent again, before it counts as lost."""
+LOOK_SECONDS = 0.05
+"""How often to look whether an invocation has become one of the slowest."""
 HEDGE_SAMPLES = 20
 """Invocations whose durations have to be known before one is sent twice."""
 
@@ -483,19 +485,13 @@ class LambdaPool(Pool):
     async def _hedged(self, chunk: Chunk, request: Request, job: Job, began: float) -> None:
         """Send it again when it takes longer than most, and take the answer that comes first."""
         assert self._batches is not None
-        assert job.hedge is not None
         first = self._spawn(self._invoke(request, job, began))
-        done, _ = await asyncio.wait([first], timeout=_patience(job))
-        if (
-            not done
-            and job.hedged < 1 + (1 - job.hedge) * job.invocations
-            and self.control.room(self.loop.time())
-        ):
+        if await self._straggles(first, job, began):
             job.hedged += 1
             self._counts["hedged"] += 1
+            again = await self._batches.request(chunk, job, self._run, None)
             began = self.loop.time()
             self.control.begin(began)
-            again = await self._batches.request(chunk, job, self._run, None)
             second = self._spawn(self._invoke(again, job, began))
             await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
             better = second if second.done() else first
@@ -505,6 +501,21 @@ class LambdaPool(Pool):
                 request = again
             first = better
         await self._settle(chunk, request, job, *await first)
+
+    async def _straggles(self, first: asyncio.Task[Any], job: Job, began: float) -> bool:
+        """Wait until it has ended, or until it has taken longer than most and may be sent again."""
+        assert job.hedge is not None
+        while True:
+            patience = _patience(job)
+            taken = self.loop.time() - began
+            left = LOOK_SECONDS if patience is None else max(patience - taken, LOOK_SECONDS)
+            done, _ = await asyncio.wait([first], timeout=left)
+            if done:
+                return False
+            now = self.loop.time()
+            late = patience is not None and now - began >= patience
+            if late and job.hedged < 1 + (1 - job.hedge) * job.invocations and self.control.room(now) > 0:
+                return True
 
     # -- what becomes of a chunk
 
