@@ -19,7 +19,7 @@ def mark(path):
 
 
 def mark_slowly(path):
-    time.sleep(0.3)
+    time.sleep(0.6)
     return mark(path)
 
 

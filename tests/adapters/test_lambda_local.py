@@ -189,11 +189,11 @@ async def test_a_handler_that_cannot_be_imported(package, handler, kind, words):
 
 
 async def test_a_function_that_runs_too_long_is_killed(package):
-    async with deployed(package, "sleep", timeout=0.3) as invoke:
+    async with deployed(package, "sleep", timeout=1.0) as invoke:
         reply, error = await invoke(60)
         assert reply["FunctionError"] == "Unhandled"
         assert error["errorType"] == "Sandbox.Timedout"
-        assert error["errorMessage"].endswith("Task timed out after 0.30 seconds")
+        assert error["errorMessage"].endswith("Task timed out after 1.00 seconds")
         _, pid = await invoke(0)  # in another environment
         statistics = await invoke.cloud.statistics()
         assert statistics["pids"] == [pid]
@@ -278,7 +278,7 @@ async def test_what_is_no_json_or_no_function(package):
 
 async def test_reserved_concurrency(package):
     async with deployed(package, "sleep", reserved=2) as invoke:
-        found = await asyncio.gather(*[invoke(0.5) for _ in range(5)], return_exceptions=True)
+        found = await asyncio.gather(*[invoke(0.8) for _ in range(5)], return_exceptions=True)
     refused = [one.response for one in found if isinstance(one, ClientError)]
     assert len(refused) == 3
     assert {one["Reason"] for one in refused} == {"ReservedFunctionConcurrentInvocationLimitExceeded"}
@@ -288,11 +288,11 @@ async def test_reserved_concurrency(package):
 
 async def test_the_accounts_concurrency_and_the_ramp(package):
     async with deployed(package, "sleep", concurrency=2) as invoke:
-        found = await asyncio.gather(*[invoke(0.5) for _ in range(4)], return_exceptions=True)
+        found = await asyncio.gather(*[invoke(0.8) for _ in range(4)], return_exceptions=True)
     refused = [one.response for one in found if isinstance(one, ClientError)]
     assert [one["Reason"] for one in refused] == ["ConcurrentInvocationLimitExceeded"] * 2
     async with deployed(package, "sleep", ramp=2) as invoke:
-        found = await asyncio.gather(*[invoke(0.5) for _ in range(4)], return_exceptions=True)
+        found = await asyncio.gather(*[invoke(0.8) for _ in range(4)], return_exceptions=True)
     refused = [one.response for one in found if isinstance(one, ClientError)]
     assert [one["retryAfterSeconds"] for one in refused] == ["5"] * 2
 
@@ -310,7 +310,7 @@ def test_the_ramp_adds_environments_as_time_passes():
 
 async def test_one_environment_for_each_invocation_at_a_time_used_again_when_warm(package):
     async with deployed(package, "sleep") as invoke:
-        pids = [pid for _, pid in await asyncio.gather(*[invoke(0.3) for _ in range(4)])]
+        pids = [pid for _, pid in await asyncio.gather(*[invoke(0.8) for _ in range(4)])]
         assert len(set(pids)) == 4
         again = [(await invoke(0))[1] for _ in range(4)]
         assert len(set(again)) == 1
@@ -460,9 +460,9 @@ async def test_closing_does_not_wait_for_what_runs(package):
     async with deployed(package, "sleep", timeout=60) as invoke:
         running = asyncio.ensure_future(invoke(50))
         await asyncio.sleep(0.5)
-        begun = time.monotonic()
+        server = invoke.cloud._process
         await invoke.cloud.aclose()
-        assert time.monotonic() - begun < 8
+        assert server.returncode == 0  # it ended by itself, and had not to be killed
         with pytest.raises((HTTPClientError, ConnectionClosedError)):
             await running
 
