@@ -98,9 +98,11 @@ class Cloud:
             self.roles = session.client("iam", endpoint_url=endpoint_url)
             self.logs = session.client("logs", endpoint_url=endpoint_url)
             self.objects = session.client("s3", endpoint_url=endpoint_url)
-            identity = session.client("sts", endpoint_url=endpoint_url).get_caller_identity()
+            identities = session.client("sts", endpoint_url=endpoint_url)
+            account = identities.get_caller_identity()["Account"]
+            identities.close()
         region = self.functions.meta.region_name
-        self.place = Place(identity["Account"], region, session.get_partition_for_region(region))
+        self.place = Place(account, region, session.get_partition_for_region(region))
         self.role, self.bucket = role_name(settings, self.place), bucket_name(settings, self.place)
 
     @property
