@@ -91,7 +91,8 @@ class Concurrency:
         self._decreased = -math.inf  # when the window last shrank
         self._grown = -math.inf  # when it last grew by the ramp
         self._resume = -math.inf  # no start before this
-        self._row = 0  # throttles since the last success
+        self._set_back = -math.inf  # when it last could not be reached
+        self._row = 0  # throttles and such since the last success
         self._pace: Pace | None = None
         self._recent = Recent()
 
@@ -138,11 +139,18 @@ class Concurrency:
         """It ended without an answer that says anything about Lambda's limits."""
         self.in_flight -= 1
 
-    def unreachable(self, now: float) -> None:
-        """It certainly did not start, for a reason that is likely to hit the next one too: wait, longer each time."""
+    def unreachable(self, now: float, began: float) -> bool:
+        """It certainly did not start, for a reason that is likely to hit the next one too: wait, longer each time.
+
+        :return: whether that is news: those started before the last such failure have met the same one
+        """
         self.in_flight -= 1
+        if began < self._set_back:
+            return False
+        self._set_back = now
         self._row += 1
         self._wait(now)
+        return True
 
     def throttled(self, now: float, began: float, reason: str, wish: float | None = None) -> None:
         """It was refused with status 429.
@@ -192,7 +200,7 @@ class Concurrency:
             self._window = min(float(self.limit), self._window + self._ramp * since)
 
     def _wait(self, now: float) -> None:
-        pause = self._uniform(0, min(MOST_PAUSE, 0.025 * 2**self._row))
+        pause = self._uniform(0, min(MOST_PAUSE, 0.025 * 2 ** min(self._row, 20)))
         self._resume = max(self._resume, now + pause)
 
     def _shrink(self, level: int) -> None:

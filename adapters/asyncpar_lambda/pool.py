@@ -445,13 +445,13 @@ class LambdaPool(Pool):
             reply = await self._transport.invoke(request.payload, tail=True)
         except TransportError as error:
             if not error.sent:
-                self._unreachable()
+                self._unreachable(began)
                 return Verdict("again", str(error)), b""
             self.control.failed()
             self._bill(job, b"", self.loop.time() - sent)
             return Verdict("lost", str(error)), b""
         except Exception as error:  # credentials that cannot be renewed, for one
-            self._unreachable()
+            self._unreachable(began)
             return Verdict("again", f"{type(error).__name__}: {error}"), b""
         now = self.loop.time()
         verdict = judge(reply)
@@ -459,7 +459,7 @@ class LambdaPool(Pool):
             self.control.throttled(now, began, verdict.reason, verdict.wish)
             return verdict, b""
         if verdict.kind == "again":
-            self._unreachable()
+            self._unreachable(began)
             return verdict, b""
         self._in_a_row = 0
         self.control.succeeded(now)
@@ -471,10 +471,9 @@ class LambdaPool(Pool):
             del job.seconds[:-200]
         return verdict, reply.body
 
-    def _unreachable(self) -> None:
-        self._in_a_row += 1
+    def _unreachable(self, began: float) -> None:
         self._counts["unreachable"] += 1
-        self.control.unreachable(self.loop.time())
+        self._in_a_row += self.control.unreachable(self.loop.time(), began)
 
     def _bill(self, job: Job | None, log: bytes, measured: float) -> None:
         seconds = billed_seconds(log, measured)

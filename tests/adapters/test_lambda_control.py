@@ -47,6 +47,11 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.running)
     @rule()
+    def one_cannot_be_sent(self):
+        self.control.unreachable(self.now, self.running.pop(0))
+
+    @precondition(lambda self: self.running)
+    @rule()
     def one_fails(self):
         self.running.pop(0)
         self.control.failed()
@@ -240,3 +245,15 @@ def test_when_nothing_succeeds_it_waits_longer_and_longer():
         pauses.append(control.statistics(now).paused)
     # The first is only news of the limit.
     assert [round(pause, 6) for pause in pauses] == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10, 10]
+
+
+def test_what_fails_together_is_one_failure():
+    control = steady(1000)
+    for _ in range(1000):
+        control.begin(0.0)
+    assert [control.unreachable(1.0, 0.0) for _ in range(1000)] == [True] + [False] * 999
+    assert control.statistics(1.0).paused < 0.1
+    for n in range(2, 3000):  # nor does a long outage overflow anything
+        control.begin(float(100 * n))
+        assert control.unreachable(100.0 * n + 1, 100.0 * n)
+    assert control.statistics(300_000.0).paused <= 10
