@@ -6,11 +6,14 @@ botocore blocks: it reads files and asks servers. So everything of it runs in a 
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from asyncpar.errors import AsyncparError
 from asyncpar_lambda.sigv4 import Credentials
 
+REGION = "AWS_REGION"
+"""The environment variable that AWS's other clients read too; botocore only reads AWS_DEFAULT_REGION."""
 CHECK_SECONDS = 5.0
 """How often to look whether credentials are about to expire; botocore renews them 15 minutes before."""
 
@@ -92,6 +95,7 @@ def look_around(region: str | None, profile: str | None, endpoint_url: str | Non
     from botocore.utils import get_environ_proxies
 
     session = Session(profile=profile)
+    region = region or os.environ.get(REGION)
     try:
         place = session.create_client("lambda", region_name=region, endpoint_url=endpoint_url).meta
         objects = session.create_client("s3", region_name=region, endpoint_url=endpoint_url).meta
