@@ -134,6 +134,21 @@ async def test_versions_and_aliases_keep_what_they_were_given(clients):
     assert (await aws.list_aliases(FunctionName="f"))["Aliases"] == []
 
 
+async def test_a_version_can_be_deleted_unless_an_alias_serves_it(clients):
+    aws = await clients("lambda")
+    await created(aws, Publish=True)
+    await aws.create_alias(FunctionName="f", Name="live", FunctionVersion="1")
+    assert await code_of(aws.delete_function(FunctionName="f", Qualifier="1")) == "ResourceConflictException"
+    await aws.update_function_code(FunctionName="f", ZipFile=code("two"), Publish=True)
+    await aws.update_alias(FunctionName="f", Name="live", FunctionVersion="2")
+    await aws.delete_function(FunctionName="f", Qualifier="1")
+    assert await answer(aws, Qualifier="live") == ("two", "2")
+    versions = (await aws.list_versions_by_function(FunctionName="f"))["Versions"]
+    assert [one["Version"] for one in versions] == ["$LATEST", "2"]
+    changed = await aws.update_function_code(FunctionName="f", ZipFile=code("three"), Publish=True)
+    assert changed["Version"] == "3"  # no number is used twice
+
+
 async def test_configuration_concurrency_tags_and_permissions(clients):
     aws = await clients("lambda")
     arn = (await created(aws))["FunctionArn"]

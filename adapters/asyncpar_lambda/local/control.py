@@ -132,8 +132,7 @@ class Functions:
     def on_itself(self, request: Request, function: Function, _: list[str]) -> None:
         """GetFunction, DeleteFunction."""
         if request.method == "DELETE":
-            self.account.remove(function.name)
-            request.answer(204)
+            self.delete(request, function, request.query.get("Qualifier", ""))
             return
         edition = self.edition(request, function)
         if edition is not None:
@@ -149,6 +148,20 @@ class Functions:
                     **({"Concurrency": concurrency} if concurrency else {}),
                 },
             )
+
+    def delete(self, request: Request, function: Function, version: str) -> None:
+        """DeleteFunction: all of it, or one version."""
+        serving = [name for name, alias in function.aliases.items() if alias["FunctionVersion"] == version]
+        if not version:
+            self.account.remove(function.name)
+        elif serving:
+            fail(
+                request, 409, "ResourceConflictException", f"Unable to delete version: {serving} reference it"
+            )
+            return
+        elif version in function.published:
+            function.discard(version)
+        request.answer(204)
 
     def edition(self, request: Request, function: Function) -> Edition | None:
         """What the request's qualifier means; answers if that is nothing."""

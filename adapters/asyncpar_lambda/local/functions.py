@@ -131,6 +131,7 @@ class Function:
         self.reserved: int | None = None
         self.aliases: dict[str, dict[str, Any]] = {}
         self.published: dict[str, Edition] = {}
+        self.numbered = 0
         self.tags: dict[str, str] = {}
         self.policy: list[dict[str, Any]] = []
         self.ramp = Ramp(owner.ramp_environments, owner.ramp_seconds)
@@ -189,10 +190,17 @@ class Function:
         last = next(reversed(self.published.values()), None)
         if last is not None and last.configuration["RevisionId"] == self.latest.configuration["RevisionId"]:
             return last
-        version = str(len(self.published) + 1)
+        self.numbered += 1
+        version = str(self.numbered)
         configuration = {**self.latest.configuration, "Version": version}
         made = self.published[version] = Edition(self, version, configuration, self.latest.root)
         return made
+
+    def discard(self, version: str) -> None:
+        """Delete a published version; what runs in it ends."""
+        edition = self.published.pop(version)
+        edition.retire()
+        self.owner.retired.append(edition)
 
     def admit(self, edition: Edition) -> None:
         """Whether one more invocation may run now.
