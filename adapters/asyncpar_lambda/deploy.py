@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from asyncpar_lambda.resources import (
     role_name,
 )
 from asyncpar_lambda.settings import Settings
+from asyncpar_lambda.transport.identity import REGION
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda.type_defs import FunctionConfigurationResponseTypeDef
@@ -90,15 +92,17 @@ class Cloud:
 
     def __init__(self, settings: Settings, endpoint_url: str | None = None) -> None:
         import boto3
+        from botocore.config import Config
 
         self.settings = settings
         with explained():
-            session = boto3.Session(region_name=settings.region)
-            self.functions = session.client("lambda", endpoint_url=endpoint_url)
-            self.roles = session.client("iam", endpoint_url=endpoint_url)
-            self.logs = session.client("logs", endpoint_url=endpoint_url)
-            self.objects = session.client("s3", endpoint_url=endpoint_url)
-            identities = session.client("sts", endpoint_url=endpoint_url)
+            session = boto3.Session(region_name=settings.region or os.environ.get(REGION))
+            options: Any = {"endpoint_url": endpoint_url, "config": Config(retries={"mode": "standard"})}
+            self.functions = session.client("lambda", **options)
+            self.roles = session.client("iam", **options)
+            self.logs = session.client("logs", **options)
+            self.objects = session.client("s3", **options)
+            identities = session.client("sts", **options)
             account = identities.get_caller_identity()["Account"]
             identities.close()
         region = self.functions.meta.region_name

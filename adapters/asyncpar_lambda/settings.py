@@ -192,7 +192,7 @@ def write_settings(file: Path, paths: list[Path], name: str | None, allow: list[
 
     :raises SettingsError: there is one, or a path is not there
     """
-    _require(not file.exists(), f"there is a {file} already: change it, or remove it first")
+    _require(not file.exists(), f"{file} is there already: change it, or remove it first")
     for path in paths:
         _require(path.exists(), f"there is no {path}: name files and folders that are there")
     modules = [path.resolve().name.removesuffix(".py") for path in paths]

@@ -44,7 +44,7 @@ def test_what_is_written_to_begin_with_can_be_read(file):
     settings = read_settings(file)
     assert (settings.name, settings.allow) == ("my-job", ("My Job:*", "library:*"))
     assert settings.paths == (module, folder)
-    with pytest.raises(SettingsError, match="asyncpar-lambda.toml already: change it, or remove it first"):
+    with pytest.raises(SettingsError, match="is there already: change it, or remove it first"):
         write_settings(file, [module], None, [])
 
 
