@@ -23,8 +23,9 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
 		printf '  make %-12s %s\n' "$$target" "$$text"; done
 
-demo: .venv/demo/stamp ## count the standard library's functions, on every core
+demo: .venv/demo/stamp ## count the standard library's functions, on every core, and on a Lambda on this machine
 	@.venv/demo/bin/asyncpar demo $(ARGS)
+	@echo && .venv/demo/bin/asyncpar demo $(ARGS) --pool lambda
 
 test: python ## the tests, on each of Python 3.11, 3.12 and 3.13 that is found
 	@echo "Testing on Python $(strip $(main) $(others))$(if $(missing),; not found: $(strip $(missing)))"
@@ -50,8 +51,9 @@ format: python ## reformat, and repair what ruff can
 bench: .venv/bench/stamp ## the tables of the README: asyncpar beside its peers
 	@.venv/bench/bin/python -m benchmarks $(ARGS)
 
-integration: ## tests against real services
-	@echo "Nothing to run: no test needs more than 'make test' sets up."
+integration: python .venv/ministack/stamp ## tests against services that need an environment of their own
+	@$(MAKE) --no-print-directory .venv/$(main)/stamp
+	@ASYNCPAR_MINISTACK="$(CURDIR)/.venv/ministack" .venv/$(main)/bin/python -m pytest tests/integration $(ARGS)
 
 clean: ## remove every environment and cache
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
@@ -63,16 +65,22 @@ python:
 
 # A stamp is newer than what its environment was made from.
 .venv/demo/stamp: $(inputs) | python
-	@scripts/make-venv .venv/demo "$(main_python)" --editable '.[fast,cli,web]'
+	@scripts/make-venv .venv/demo "$(main_python)" --editable '.[fast,cli,web,lambda-local]'
 	@touch $@
 
 .venv/bench/stamp: $(inputs) benchmarks/requirements.txt | python
 	@scripts/make-venv .venv/bench "$(main_python)" --editable '.[fast]' --requirement benchmarks/requirements.txt
 	@touch $@
 
+# MiniStack asks for another botocore than the AWS clients do.
+.venv/ministack/stamp: requirements/ministack.txt scripts/make-venv | python
+	@CONSTRAINTS=requirements/ministack.txt scripts/make-venv .venv/ministack "$(main_python)" \
+		--requirement requirements/ministack.txt
+	@touch $@
+
 .venv/%/stamp: $(inputs) requirements/test.txt | python
 	@scripts/make-venv .venv/$* "$(if $(filter $*,$(main)),$(main_python),$(shell scripts/find-python $*))" \
-		--editable '.[fast,cli,web,numba,by-value]' --requirement requirements/test.txt
+		--editable '.[fast,cli,web,numba,by-value,lambda-local]' --requirement requirements/test.txt
 	@touch $@
 
 .venv/%/check-stamp: .venv/%/stamp requirements/check.txt

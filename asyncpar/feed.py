@@ -34,6 +34,8 @@ class Options(NamedTuple):
     return_exceptions: bool
     chunksize: int | None
     rate: RateLimiter | None
+    extra: Any = None
+    """What the pool's own ``map`` takes beside these; its ``_send`` finds it in ``chunk.source.options.extra``."""
 
 
 class MapOptions(TypedDict, total=False):

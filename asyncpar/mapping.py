@@ -96,7 +96,12 @@ def map(
 
 
 def make_results(
-    function: Callable[..., Any], iterables: tuple[Any, ...], *, pool: Pool | str | None, **keywords: Any
+    function: Callable[..., Any],
+    iterables: tuple[Any, ...],
+    *,
+    pool: Pool | str | None,
+    results_class: type[Results[Any]] = Results,
+    **keywords: Any,
 ) -> Results[Any]:
     """The ``Results`` of a map on a pool, on the default pool of that name, or (``None``) on the loop."""
     if not callable(function):
@@ -129,8 +134,7 @@ def make_results(
 
         bar = Progress()
     label = progress if isinstance(progress, str) else name_of(function)
-    results: Results[Any] = Results(begin, options.limit, bar, label, results_pool, reader.total)
-    return results
+    return results_class(begin, options.limit, bar, label, results_pool, reader.total)
 
 
 def _kind(pool: Pool | str | None) -> type[Pool] | None:
@@ -150,7 +154,7 @@ def _kind(pool: Pool | str | None) -> type[Pool] | None:
 def check_options(
     kind: type[Pool] | None, *, limit: int | Limiter | None, limit_bytes: int | None, ordered: bool,
     timeout: float | None, retries: int, retry_on: RetryOn, return_exceptions: bool, chunksize: int | None,
-    rate: RateLimiter | None,
+    rate: RateLimiter | None, extra: Any = None,
 ) -> Options:  # fmt: skip
     """The keywords of a map, or an error that says which is wrong and what to write instead."""
     limiter = limit if isinstance(limit, Limiter) else None
@@ -187,6 +191,7 @@ def check_options(
         return_exceptions,
         chunksize,
         rate,
+        extra,
     )
 
 

@@ -27,13 +27,14 @@ class Failure:
 
 
 class Block:
-    """The results of one stretch of the source."""
+    """The results of one stretch of the source, whose first item is number ``first`` there."""
 
-    __slots__ = ("missing", "nbytes", "size", "taken", "values")
+    __slots__ = ("first", "missing", "nbytes", "size", "taken", "values")
 
-    def __init__(self, size: int, nbytes: int) -> None:
+    def __init__(self, first: int, size: int) -> None:
+        self.first = first
         self.size = self.missing = size
-        self.nbytes = nbytes
+        self.nbytes = 0
         self.taken = 0
         self.values: list[Any] = []
 
@@ -83,8 +84,8 @@ class Window:
     _seen_bytes = 0
 
     def open(self, size: int, nbytes: int = 0) -> Block:
-        """The place for the results of ``size`` items that were read."""
-        block = Block(size, 0)
+        """The place for the results of the ``size`` items that were read last."""
+        block = Block(self.read - size, size)
         if nbytes:
             self.grow(block, nbytes)
         if self.ordered:

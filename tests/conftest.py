@@ -119,6 +119,8 @@ def _guard() -> BlockBuster:
         # A pool that opens reads a few lines of /proc, which no disk delays, and starts one process, which listens.
         function.can_block_in("asyncpar/cpus.py", "_read")
         function.can_block_in("asyncpar/process/nursery.py", ("start", "spawn"))
+        # A thread of its own, with a loop of its own.
+        function.can_block_in("asyncpar_lambda/transport/aio.py", "_enter")
     # os.read, os.write and sockets are let through by blockbuster where the descriptor is non-blocking.
     return guard
 

@@ -19,7 +19,7 @@ def output_of(script: Path, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", str(script)],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},  # as if the checkout were installed
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"},  # as if the checkout were installed
         capture_output=True,
         text=True,
         timeout=SECONDS,

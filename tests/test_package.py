@@ -78,12 +78,14 @@ def test_the_wheel_has_every_file_of_the_package(installed):
 
     def files(root: Path) -> set[Path]:
         return {
-            path.relative_to(root) for path in root.glob("asyncpar/**/*") if path.suffix in {".py", ".typed"}
+            path.relative_to(root) for path in root.glob("asyncpar*/**/*") if path.suffix in {".py", ".typed"}
         }
 
-    assert files(installed) == files(ROOT)
-    assert (installed / "asyncpar" / "py.typed").is_file()
-    assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"asyncpar"}
+    assert files(installed) == files(ROOT) | files(ROOT / "adapters")
+    packages = {path for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    assert all((package / "py.typed").is_file() for package in packages)
+    adapters = {path.name for path in ROOT.glob("adapters/asyncpar_*")}
+    assert {package.name for package in packages} == {"asyncpar"} | adapters
 
 
 def test_the_wheel_imports_outside_the_checkout(installed, tmp_path):
@@ -100,7 +102,7 @@ def test_the_wheel_imports_outside_the_checkout(installed, tmp_path):
     assert all(file.startswith(str(installed)) for file in done.stdout.split("\n") if file)
 
 
-@pytest.mark.parametrize("name", ["process", "thread", "inline"])
+@pytest.mark.parametrize("name", ["process", "thread", "inline", "lambda"])
 def test_the_pools_are_registered(name):
     """`open_pool(name)` finds each of the core's pools by its entry point."""
     [found] = entry_points(group="asyncpar.pools", name=name)

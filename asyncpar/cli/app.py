@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, ParamSpec
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from typing import Annotated
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from asyncpar.cli.errors import CommandError
+from asyncpar.cli.errors import exit_codes
 
-P = ParamSpec("P")
 PositiveInt = Annotated[int, Parameter(validator=Number(gte=1))]
 
 
@@ -33,24 +29,8 @@ app = App(
 )
 
 
-def _exit_codes(command: Callable[P, int]) -> Callable[P, int]:
-    """Make an error one line on stderr, and Ctrl-C the exit code 130 that shells know."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
-        try:
-            return command(*args, **kwargs)
-        except CommandError as error:
-            print(f"asyncpar: {error}", file=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            return 130
-
-    return wrapped
-
-
 @app.command
-@_exit_codes
+@exit_codes
 def run(
     script: str,
     /,
@@ -76,7 +56,7 @@ def run(
 
 
 @app.command
-@_exit_codes
+@exit_codes
 def doctor(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Try everything on this machine, and say what to install for the rest.
 
@@ -93,7 +73,7 @@ def doctor(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
 
 
 @app.command
-@_exit_codes
+@exit_codes
 def demo(
     *,
     pool: str | None = None,
@@ -106,7 +86,7 @@ def demo(
     Parameters
     ----------
     pool
-        The pool that counts; without it `ASYNCPAR_POOL`, else process.
+        The pool that counts; without it `ASYNCPAR_POOL`, else process. `lambda` is a Lambda on this machine.
     limit
         How many pages are fetched or waiting at once, and as many counted.
     files
@@ -117,3 +97,12 @@ def demo(
     from asyncpar.cli.demo.command import show_demo
 
     return show_demo(pool, limit=limit, files=files, latency=latency / 1000)
+
+
+# Adapters bring commands of their own, as apps that import little before they are run.
+for entry in entry_points(group="asyncpar.commands"):
+    try:
+        command = entry.load()
+    except ImportError:
+        command = entry.value  # loaded again when it is asked for, to say what is missing
+    app.command(command, name=entry.name)

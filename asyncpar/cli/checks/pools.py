@@ -9,7 +9,8 @@ from importlib.metadata import entry_points
 from statistics import median
 
 from asyncpar.cli.checks import Check, Status, describe
-from asyncpar.runtime import OWN_POOLS, open_pool, run
+from asyncpar.cli.pools import open_workers
+from asyncpar.runtime import OWN_POOLS, run
 
 CALLS = 50  # for a median that a hiccup does not move
 PATIENCE = 30.0  # seconds to open a pool and make these calls
@@ -48,7 +49,7 @@ def _advice(name: str) -> str:
 
 async def _try_pool(name: str) -> str:
     started = time.perf_counter()
-    async with asyncio.timeout(PATIENCE), open_pool(name) as pool:
+    async with asyncio.timeout(PATIENCE), open_workers(name, ["builtins:abs"]) as pool:
         await pool.run(abs, -1)
         opened = time.perf_counter() - started
         trips: list[float] = []

@@ -14,6 +14,7 @@ import asyncpar
 from asyncpar.cli.demo.counting import Counts, count, merge
 from asyncpar.cli.demo.meters import Meter, PeakMemory, measured
 from asyncpar.cli.demo.serving import serving
+from asyncpar.cli.pools import open_workers
 from asyncpar.progress import Progress
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class Report:
     memory: PeakMemory
 
 
-async def measure(names: Sequence[str], *, pool: str | None, limit: int, latency: float) -> Report:
+async def measure(names: Sequence[str], *, pool: str, limit: int, latency: float) -> Report:
     """Do the job in every way, on the same files.
 
     Args:
@@ -56,7 +57,7 @@ async def measure(names: Sequence[str], *, pool: str | None, limit: int, latency
     async with (
         serving(latency) as server,
         ClientSession(server.url, connector=TCPConnector(limit=0)) as session,
-        asyncpar.open_pool(pool) as workers,
+        open_workers(pool, ["asyncpar.cli.demo.counting:*"]) as workers,
     ):
 
         async def fetch(name: str) -> bytes:

@@ -1,0 +1,1 @@
+"""``asyncpar lambda``: what it takes is in ``app``, what it does in ``deploying`` and ``calling``, loaded when asked for."""

@@ -1,0 +1,3 @@
+"""A module that a function cannot import."""
+
+raise RuntimeError("broken from the start")

@@ -1,0 +1,62 @@
+"""What the tests of LambdaPool run in Lambda: packaged from this file."""
+
+import os
+import time
+
+
+def square(x):
+    return x * x
+
+
+def add(a, b):
+    return a + b
+
+
+def size(data):
+    return len(data)
+
+
+def blow_up(n):
+    return b"x" * n
+
+
+def pick(items, index):
+    return items[index]
+
+
+def nap(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def die(x):
+    """End this environment, unless ``x`` is even."""
+    print(f"about to run {x}", flush=True)
+    if x % 2:
+        os._exit(7)
+    return x
+
+
+def mark(path, x):
+    """Note on disk that this ran."""
+    with open(path, "a") as file:
+        file.write(f"{x}\n")
+    return x * x
+
+
+def slow_once(path, x):
+    """Slow for 3 the first time, quick otherwise."""
+    if x == 3:
+        try:
+            os.close(os.open(f"{path}-{x}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return x
+        time.sleep(3)
+    time.sleep(0.02)
+    return x
+
+
+def tell(x):
+    """Print, then fail."""
+    print(f"looking at {x}", flush=True)
+    raise ValueError(f"no {x}")

@@ -1,0 +1,311 @@
+"""LambdaPool on the local Lambda: what it has beside the contract of every pool."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib.util
+import itertools
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("awslambdaric", reason="needs the extra 'lambda-local'")
+
+import asyncpar
+from asyncpar.errors import AsyncparError, BrokenPoolError, UnsupportedError, WorkerLostError
+from asyncpar_lambda import CostError, Credentials, LambdaPool, RefusedError
+from asyncpar_lambda.errors import CodecError
+
+FUNCTIONS = Path(__file__).with_name("lambda_jobs.py")
+
+
+def load(path):
+    """Import the file under the name that it has in the package."""
+    import sys
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+f = load(FUNCTIONS)
+
+
+def lines(path):
+    return Path(path).read_text().split()
+
+
+async def stored(pool):
+    """The keys of all objects in its store."""
+    _, body = await pool.server.request("GET", "/asyncpar?list-type=2")
+    return re.findall("<Key>(.*?)</Key>", body.decode())
+
+
+both = pytest.mark.parametrize("transport", ["fast", "aiobotocore"])
+
+
+@pytest.fixture(scope="module")
+def anyio_backend():
+    return "asyncio", {"use_uvloop": True}  # one loop will do: each test starts a Lambda
+
+
+def local(**options):
+    return LambdaPool.local([FUNCTIONS], **{"limit": 4, **options})
+
+
+# Results
+
+
+@both
+async def test_calls_and_maps_run_in_lambda(transport):
+    async with local(transport=transport) as pool:
+        assert await pool.run(f.square, 7) == 49
+        assert await pool.map(f.square, range(500)) == [x * x for x in range(500)]
+        assert await pool.map(f.square, range(100)).reduce(f.add) == sum(x * x for x in range(100))
+        state = pool.statistics()
+    assert state.completed >= 601
+    assert state.invocations < 200  # short calls travel together
+    assert 0 < state.cold <= state.invocations
+    assert state.dollars > 0
+    assert state.concurrency.in_flight == 0
+
+
+async def test_large_arguments_results_and_constants_go_through_the_store():
+    constant = asyncpar.share(list(range(50_000)))
+    async with local(limit=2) as pool:
+        assert await pool.run(f.size, b"x" * 7_000_000) == 7_000_000
+        assert len(await pool.run(f.blow_up, 7_000_000)) == 7_000_000
+        assert await pool.map(f.pick, itertools.repeat(constant, 50), range(50)) == list(range(50))
+        puts = {key.split("/")[3] for key in await stored(pool)}
+    assert puts == {"requests", "answers", "constants"}
+
+
+async def test_functions_by_value():
+    async with local(functions="by_value", limit=2) as pool:
+        offset = 3
+        assert await pool.map(lambda x: x + offset, [1, 2]) == [4, 5]
+
+
+async def test_a_function_that_is_not_allowed_is_refused_and_named():
+    async with local(allow=["lambda_jobs:add"], limit=2) as pool:
+        assert await pool.run(f.add, 1, 2) == 3
+        with pytest.raises(RefusedError, match=r"lambda_jobs:square is not on the allow-list"):
+            await pool.run(f.square, 1)
+
+
+async def test_one_bad_argument_fails_only_its_own_call():
+    async with local(limit=2) as pool:
+        items = [1, 2, object(), 4]
+        got = await pool.map(f.square, items, chunksize=4, return_exceptions=True)
+    assert (got[0], got[1], got[3]) == (1, 4, 16)
+    assert isinstance(got[2], CodecError)
+
+
+async def test_a_failed_call_has_the_log_of_its_invocation():
+    async with local(limit=2) as pool:
+        with pytest.raises(ValueError, match="no 5") as caught:
+            await pool.run(f.tell, 5)
+    assert "The log of its invocation ends with:\nlooking at 5" in caught.value.__notes__
+
+
+async def test_it_is_a_pool_for_asyncpar_map_and_for_pipelines():
+    async def numbers():
+        for n in range(30):
+            await asyncio.sleep(0)
+            yield n
+
+    async with local(limit=2) as pool:
+        squares = asyncpar.map(f.square, numbers(), on=pool, limit=10)
+        assert await pool.map(f.add, squares, itertools.repeat(1)) == [x * x + 1 for x in range(30)]
+
+
+def test_public_names_are_there_and_documented():
+    import asyncpar_lambda
+
+    for name in asyncpar_lambda.__all__:
+        assert getattr(asyncpar_lambda, name).__doc__, name
+    with pytest.raises(AttributeError, match="has no attribute 'Pool'"):
+        _ = asyncpar_lambda.Pool
+
+
+# Loss
+
+
+async def test_an_environment_that_dies_costs_its_invocation_and_nothing_else():
+    async with local(limit=2) as pool:
+        got = await pool.map(f.die, range(4), chunksize=1, return_exceptions=True)
+        assert (got[0], got[2]) == (0, 2)
+        assert await pool.run(f.square, 2) == 4
+        assert pool.statistics().lost == 2
+    assert isinstance(got[1], WorkerLostError)
+    assert "was lost while it ran lambda_jobs.die: Runtime.ExitError" in str(got[1])
+    assert "this call may have run. Repeat with retries=, or exactly_once=True" in str(got[1])
+    assert "about to run 1" in got[1].__notes__[0]
+
+
+async def test_retries_repeat_what_was_lost(tmp_path):
+    async with local(limit=2, lost=0.3, seed=5) as pool:
+        got = await pool.map(f.square, range(40), chunksize=1, retries=10)
+    assert got == [x * x for x in range(40)]
+
+
+async def test_exactly_once_survives_lost_answers_and_duplicates(tmp_path):
+    path = str(tmp_path / "ran")
+    async with local(limit=4, lost=0.2, duplicates=0.2, errors=0.1, throttles=0.1, seed=3) as pool:
+        got = await pool.map(functools.partial(f.mark, path), range(60), chunksize=3, exactly_once=True)
+        repeated = pool.statistics().repeated
+    assert got == [x * x for x in range(60)]
+    assert Counter(await asyncio.to_thread(lines, path)) == {str(x): 1 for x in range(60)}
+    assert repeated > 0
+
+
+async def test_a_straggler_is_sent_again_and_the_first_answer_counts(tmp_path):
+    async with local(limit=4) as pool:
+        began = asyncio.get_running_loop().time()
+        slow = functools.partial(f.slow_once, str(tmp_path / "slow"))
+        got = await pool.map(slow, range(60), chunksize=1, hedge=0.95)
+        seconds = asyncio.get_running_loop().time() - began
+        assert pool.statistics().hedged >= 1
+    assert got == list(range(60))
+    assert seconds < 3  # not the straggler's time
+
+
+# Throttles
+
+
+async def test_it_stays_under_reserved_concurrency_and_ends_all_calls():
+    async with local(limit=8, reserved=2) as pool:
+        assert pool.workers == 2
+        assert await pool.map(f.nap, [0.01] * 40, chunksize=1) == [0.01] * 40
+
+
+async def test_it_finds_the_accounts_limit():
+    async with local(limit=8, concurrency=3) as pool:
+        assert await pool.map(f.nap, [0.02] * 100, chunksize=1) == [0.02] * 100
+        state = pool.statistics().concurrency
+    assert state.window <= 4
+    assert state.throttled["ConcurrentInvocationLimitExceeded"] > 0
+
+
+# Money
+
+
+async def test_a_plan_runs_nothing():
+    async with local() as pool:
+        made = await pool.plan(f.nap, [1.0] * 1000)
+        assert (made.calls, made.assumed, pool.statistics().invocations) == (1000, True, 0)
+        assert (await pool.plan(f.nap, range(10), seconds=0.5)).call_seconds == 0.5
+        await pool.run(f.nap, 0.01)
+        assert 0.01 <= (await pool.plan(f.nap, range(10))).call_seconds < 1
+        with pytest.raises(TypeError, match="pass a list or a range"):
+            await pool.plan(f.nap, (x for x in range(3)))
+
+
+async def test_max_cost_ends_a_map_with_what_is_done():
+    async with local() as pool:
+        with pytest.raises(CostError, match=r"max_cost=\$0\.00 is reached: [\d,]+ calls ran") as caught:
+            await pool.map(f.nap, [0.05] * 1000, chunksize=1, max_cost=2e-5)
+        error = caught.value
+        assert 0 < error.done < 1000
+        assert error.results == [0.05] * error.done
+        assert error.left == 1000 - error.done
+        assert 1e-5 < error.spent < 4e-5
+        assert pool.statistics().dollars >= error.spent
+        assert await pool.map(f.square, [1, 2], max_cost=1.0) == [1, 4]
+
+
+# What is told at the call
+
+
+async def test_arguments_that_make_no_sense_are_told():
+    async with local(limit=1) as pool:
+        for keywords, message in [
+            ({"max_cost": 0}, "max_cost= must be more than 0 dollars, not 0"),
+            ({"hedge": 1.5}, r"hedge= is a quantile from 0\.5 to below 1"),
+            ({"hedge": 0.9, "exactly_once": True}, "hedge= and exactly_once= exclude each other"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                pool.map(f.square, [1], **keywords)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'size'"):
+            pool.map(f.square, [1], size=3)
+        with pytest.raises(UnsupportedError, match=r"LambdaPool has no actors|LocalPool has no actors"):
+            async with pool.actor(dict):
+                pass
+
+
+def test_options_that_make_no_sense_are_told():
+    with pytest.raises(ValueError, match=r"open_pool\('lambda:my-job'\); without any, LambdaPool.local"):
+        LambdaPool()
+    with pytest.raises(ValueError, match="limit= must be at least 1, not 0"):
+        LambdaPool("job", limit=0)
+    with pytest.raises(TypeError, match="limit= must be a whole number, not str"):
+        LambdaPool("job", limit="many")
+    with pytest.raises(ValueError, match="transport= must be 'fast' or 'aiobotocore', not 'slow'"):
+        LambdaPool("job", transport="slow")
+    with pytest.raises(ValueError, match="functions= must be 'names' or 'by_value'"):
+        LambdaPool("job", functions="all")
+
+
+async def test_calls_that_may_take_longer_than_ten_minutes_are_refused():
+    with pytest.raises(UnsupportedError, match=r"timeout of 900 s, more than 600.*AWS Batch or Fargate"):
+        async with local(timeout=900):
+            pass
+
+
+async def test_a_deployed_function_is_used_by_name_and_what_is_wrong_is_told(tmp_path):
+    async with local(limit=2) as pool:
+        from asyncpar_lambda.keys import save_key
+
+        options = {
+            "alias": None, "region": "us-east-1", "endpoint_url": pool.endpoint_url,
+            "credentials": Credentials("local", "local"),
+        }  # fmt: skip
+        await asyncio.to_thread(save_key, tmp_path / "a.key", pool._key)
+        async with LambdaPool(pool.function_name, key=tmp_path / "a.key", **options) as other:
+            assert await other.run(f.square, 3) == 9
+        await asyncio.to_thread(save_key, tmp_path / "b.key", bytes(32))
+        async with LambdaPool(pool.function_name, key=tmp_path / "b.key", **options) as other:
+            with pytest.raises(RefusedError, match="forged: the signature does not belong"):
+                await other.run(f.square, 3)
+        with pytest.raises(AsyncparError, match="there is no function nobody in us-east-1: deploy it with"):
+            async with LambdaPool("nobody", key=bytes(32), **options):
+                pass
+        with pytest.raises(UnsupportedError, match="takes no functions by value: deploy it with"):
+            async with LambdaPool(pool.function_name, key=bytes(32), functions="by_value", **options):
+                pass
+        with pytest.raises(AsyncparError, match=r"there is no key in .*none\.key"):
+            async with LambdaPool(pool.function_name, key=tmp_path / "none.key", **options):
+                pass
+
+
+async def test_a_package_that_cannot_start_is_told(tmp_path):
+    async with local(limit=1) as pool:
+        package = await asyncio.to_thread(_empty_package)
+        await pool.server.deploy(pool.function_name, package)
+        with pytest.raises(BrokenPoolError, match=r"cannot run: Runtime\.ImportModuleError"):
+            await pool.run(f.square, 2)
+
+
+def _empty_package():
+    import io
+    import zipfile
+
+    from asyncpar_lambda.package import Package
+
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("nothing.py", "")
+    return Package(data.getvalue(), "0", 0, ())
+
+
+async def test_a_lambda_that_is_gone_fails_calls_instead_of_waiting_for_ever():
+    async with local(limit=1) as pool:
+        await pool.run(f.square, 2)
+        await pool.server.aclose()
+        with pytest.raises((BrokenPoolError, WorkerLostError), match=r"Lambda cannot be reached|was lost"):
+            await pool.run(f.square, 2)
