@@ -208,6 +208,7 @@ class Feed:
 
     def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
         self._give_back(len(values))
+        self.pool._completed += len(values)
         if chunk.finished:
             self.in_flight.discard(chunk)
         if self.closed:
@@ -247,6 +248,7 @@ class Feed:
             return False
         self.attempts[key] = attempt + 1
         self.retried += 1
+        self.pool._completed -= 1
         entry = (chunk.block, chunk.offset + index, [chunk.items[index]])
 
         def repeat() -> None:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from asyncpar.chunks import Cancelled, Chunk, Errors, Function
 from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError
@@ -23,6 +23,7 @@ from asyncpar.limits import Limiter, RateLimiter
 if TYPE_CHECKING:
     from asyncpar.actors import Actor, Stream
     from asyncpar.results import Results
+    from asyncpar.statistics import PoolStatistics
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -37,23 +38,6 @@ next call: a timer is late by two such turns, so by about 0.1 ms."""
 WORTH_A_CHUNK = 32
 """Calls that leave together although more are about to come, made by tasks that wait for their turn."""
 _MISSING: Any = object()
-
-
-class PoolStatistics(NamedTuple):
-    """A pool at one moment.
-
-    :ivar workers: how many calls can run at the same time
-    :ivar running: chunks that are with a worker
-    :ivar queued: calls of ``run`` that wait for a worker
-    :ivar completed: calls that have ended since the pool was opened, however they ended
-    :ivar lost: calls that were lost with their worker
-    """
-
-    workers: int
-    running: int
-    queued: int
-    completed: int
-    lost: int
 
 
 class Call(asyncio.Future[Any]):
@@ -160,6 +144,7 @@ class CallQueue:
             del calls[0]
 
     def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
+        self.pool._completed += len(values)
         calls, outcomes = chunk.items, self.outcomes
         ending = bool(outcomes)
         if len(values) == 1 and not ending:
@@ -455,6 +440,8 @@ class Pool(ABC):
 
     def statistics(self) -> PoolStatistics:
         """Counts at this moment, as a frozen object."""
+        from asyncpar.statistics import PoolStatistics
+
         return PoolStatistics(
             self.workers, len(self._running), len(self._queue.calls), self._completed, self._lost
         )
@@ -550,7 +537,6 @@ class Pool(ABC):
         if chunk in self._running:
             self._running.discard(chunk)
             chunk.place.load -= 1
-            self._completed += len(chunk.items)
 
     def stop_call(self, chunk: Chunk, index: int, outcome: BaseException) -> bool:
         """Stop one call; true if it will end through its chunk."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from asyncpar.chunks import Chunk, Errors
 from asyncpar.errors import BrokenPoolError, UnsupportedError, WorkerLostError
 from asyncpar.mapping import make_results
-from asyncpar.pool import Pool, PoolStatistics
+from asyncpar.pool import Pool
 from asyncpar.results import Results
+from asyncpar.statistics import PoolStatistics
 from asyncpar_lambda.batch import Batches, Job, Request, indices
 from asyncpar_lambda.control import Concurrency, ConcurrencyStatistics
 from asyncpar_lambda.cost import Budget, CostError, Meter, Plan, Prices, Tariff, billed_seconds, make_plan
@@ -637,7 +638,6 @@ class LambdaPool(Pool):
     def _vacate(self, chunk: Chunk) -> None:
         if chunk in self._running:
             self.vacate(chunk)
-            self._completed -= len(chunk.items) - chunk.done
 
 
 def _check(limit: int, transport: str | None, functions: str) -> None:
