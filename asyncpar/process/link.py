@@ -6,6 +6,8 @@ import pickle
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import accumulate, pairwise
 from typing import Any
 
 from asyncpar.chunks import Chunk, Errors
@@ -212,30 +214,26 @@ class Link:
         chunk = self.in_flight[0]
         chunk.function.measured(aux / 1e6, count)
         known = self._answer(count)
-        at = 4 * count
-        values: list[Any] = []
-        errors: Errors | None = None
+        marks = struct.unpack_from(f"<{count}I", body)
+        sizes = marks if max(marks) <= SIZE else [mark & SIZE for mark in marks]
+        ends = pairwise(accumulate(sizes, initial=4 * count))
+        blobs = [body[start:end] for start, end in ends][known:]
+        values: list[Any] | None = None
+        errors: Errors = {}
         weight = len(body)
-        loads = pickle.loads
-        for i, mark in enumerate(struct.unpack_from(f"<{count}I", body)):
-            blob = body[at : at + (mark & SIZE)]
-            at += mark & SIZE
-            if i < known:
-                continue
-            if not mark & ~SIZE:
-                try:
-                    values.append(loads(blob))
-                    continue
-                except Exception:  # the user's classes may raise anything
-                    given = None  # read it again below, and say what is wrong
-            value, error = given or self._outcome(mark, blob)
-            if mark & SLABS:
-                weight += _lent(blob)
-            values.append(value)
-            if error is not None:
-                errors = errors or {}
-                errors[i - known] = error
-        self._deliver(chunk, values, errors, weight)
+        if sizes is marks:
+            with suppress(Exception):  # the user's classes may raise anything: below it is said by which
+                values = list(map(pickle.loads, blobs))
+        if values is None:
+            values = []
+            for i, (mark, blob) in enumerate(zip(marks[known:], blobs, strict=True)):
+                value, error = given or self._outcome(mark, blob)
+                values.append(value)
+                if mark & SLABS:
+                    weight += _lent(blob)
+                if error is not None:
+                    errors[i] = error
+        self._deliver(chunk, values, errors or None, weight)
 
     def _outcome(self, mark: int, blob: bytes) -> tuple[Any, BaseException | None]:
         if mark & ERROR:
