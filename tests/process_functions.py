@@ -510,3 +510,7 @@ def grown(n: int) -> list[int] | int:
 
 def last_grown(_: Any) -> dict[str, list[int]]:
     return {"last": _last}
+
+
+def first_and_type(one: Any, other: Any) -> tuple[Any, str]:
+    return one, type(other).__name__

@@ -643,6 +643,20 @@ async def test_bad_ones_among_arrays_of_a_chunk_fail_alone(by_value):
         assert not pool.nursery.arena.live
 
 
+async def test_a_constant_among_arguments_of_which_one_cannot_be_pickled():
+    constant, other = asyncpar.share({1: 2}), asyncpar.share(far.Unpicklable())
+    async with ProcessPool(1) as pool:
+        firsts = [constant, constant, other, 3]
+        seconds = [far.Unpicklable(), [1], [2], [3]]
+        found = await pool.map(far.first_and_type, firsts, seconds, chunksize=4, return_exceptions=True)
+        assert str(found[0]).startswith(
+            "argument 2 of tests.process_functions.first_and_type cannot be pickled"
+        )
+        assert found[1] == ({1: 2}, "list")
+        assert str(found[2]).startswith("the object of share() cannot be pickled: <an unpicklable>")
+        assert found[3] == (3, "list")
+
+
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 things = st.recursive(
     plain,

@@ -567,20 +567,19 @@ class ProcessPool(Pool):
 
     def _pack(self, packer: Packer, value: Any, shared: list[Any]) -> tuple[bytes, list[int]]:
         """Pickle arguments, and the constants among them, which come to be in ``shared``."""
-        known = len(shared)
         try:
             blob, refs = packer.pack(value)
         except Exception:
             if not self.by_value:
                 raise
+            shared.clear()
             blob, refs = pack(packer.arena, value, self.dump)
-        if len(shared) > known:
-            try:
-                for constant in shared[known:]:
-                    self._pack_constant(constant)
-            except BaseException:
-                self._free(refs[::2])
-                raise
+        try:
+            for constant in shared:
+                self._pack_constant(constant)
+        except BaseException:
+            self._free(refs[::2])
+            raise
         return blob, refs
 
     def _free(self, slabs: Iterable[int]) -> None:
@@ -716,6 +715,7 @@ class ProcessPool(Pool):
         slabs: list[Sequence[int]] = [()] * len(items)
         errors: dict[int, SerializationError] = {}
         weight = 0
+        constants: dict[Any, None] = {}
         shared: list[Any] = []
         sharing.packing.shared = shared
         try:
@@ -725,7 +725,11 @@ class ProcessPool(Pool):
                 except Exception as error:
                     errors[i] = explain(args, error, self.by_value, chunk.function.label)
                     calls.append(NO_CALL)
+                    shared.clear()
                     continue
+                if shared:
+                    constants |= dict.fromkeys(shared)
+                    shared.clear()
                 if refs:
                     weight += sum(refs[1::2])
                     slabs[i] = refs[::2]
@@ -740,7 +744,7 @@ class ProcessPool(Pool):
             sharing.packing.shared = None
         weight += len(payload) + sum(refs[1::2])
         slabs[0] = [*slabs[0], *refs[::2]]  # all of the frame is read before the first call
-        return Packed(CALLS, payload, refs, slabs, weight, list(dict.fromkeys(shared)), errors)
+        return Packed(CALLS, payload, refs, slabs, weight, list(constants), errors)
 
     def _map_frame(self, place: Place, chunk: Chunk, packed: Packed) -> bytes:
         chunk.slabs = packed.slabs

@@ -317,9 +317,8 @@ class Worker:
         words, inside, clock, timed = self.words, self.inside, time.perf_counter_ns, flags & TIMED
         cancelled, is_cancelled, out = self.cancelled, self.is_cancelled, self.out
         values, integers, append = self.values, self.integers, self.values.append
-        look = (
-            15 if len(items) > 64 else 0
-        )  # chunks are long when calls are short: look at the clock less often
+        # chunks are long when calls are short: look at the clock less often
+        look = 15 if len(items) > 64 else 0
         seq = words[SEQ]
         end = seq + len(items)
         self.begun = clock()
