@@ -72,6 +72,7 @@ RECEIVE = 1 << 18
 FRAME_NS = int(FRAME_SECONDS * 1e9)
 BIG = 1 << 62
 MOST_AUX = 0xFFFF_FFFF
+FEW = 8
 BULKY = 4096  # bytes from which a value is not pickled twice: for the log, and in a list
 
 
@@ -321,9 +322,9 @@ class Worker:
         look = 15 if len(items) > 64 else 0
         seq = words[SEQ]
         end = seq + len(items)
+        error: BaseException | None = None
         self.begun = clock()
         for item in items:
-            error: BaseException | None = None
             if timed:
                 words[SINCE] = time.monotonic_ns()
             try:
@@ -345,11 +346,11 @@ class Worker:
                     seq += 1
                     self.sent(seq, last=seq == end)
                     continue
-                value, error = None, raised
-            kept = False
-            plain = not out and error is None and (type(value) in NUMBERS or _plain(value))
-            if plain:
+                value = error = raised  # which is not plain
+            kind = type(value)
+            if not out and (kind in NUMBERS or _plain(value)):
                 append(value)
+                kept = None  # not yet looked at
             else:
                 mark, answer = self.answer(value, error)
                 value = error = None
@@ -364,10 +365,12 @@ class Worker:
                     self.flush(seq)
                     continue
             # keep the outcome where it outlives this process, before the next call starts
-            if plain and type(value) is int and self.mode == INTEGERS and -BIG < value < BIG:
+            if (
+                kind is int and self.mode == INTEGERS and -BIG < value < BIG
+            ):  # it is plain: `add` leaves no such mode
                 integers[len(values) - 1] = value
                 words[SEQ] = seq
-            elif kept or (plain and self.record(value)):
+            elif self.record(value) if kept is None else kept:
                 words[SEQ] = seq
             else:
                 self.flush(seq)
@@ -508,8 +511,14 @@ def _raiser(error: BaseException) -> Callable[..., Any]:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value that is no number can travel in a list with others."""
-    return type(value) in (str, bytes) and len(value) <= BULKY
+    """Whether a value that is no number is short and cannot be changed, so that it can travel in a list with others."""
+    kind = type(value)
+    if kind is tuple and len(value) <= FEW:
+        for one in value:
+            if type(one) not in NUMBERS and (type(one) is tuple or not _plain(one)):
+                return False
+        return True
+    return (kind is str or kind is bytes) and len(value) <= BULKY
 
 
 def _starred(function: Callable[..., Any]) -> Callable[[tuple[Any, ...]], Any]:
