@@ -347,8 +347,7 @@ class Worker:
                     self.sent(seq, last=seq == end)
                     continue
                 value = error = raised  # which is not plain
-            kind = type(value)
-            if not out and (kind in NUMBERS or _plain(value)):
+            if not out and (type(value) in NUMBERS or _plain(value)):
                 append(value)
                 kept = None  # not yet looked at
             else:
@@ -365,9 +364,7 @@ class Worker:
                     self.flush(seq)
                     continue
             # keep the outcome where it outlives this process, before the next call starts
-            if (
-                kind is int and self.mode == INTEGERS and -BIG < value < BIG
-            ):  # it is plain: `add` leaves no such mode
+            if type(value) is int and self.mode == INTEGERS and -BIG < value < BIG:
                 integers[len(values) - 1] = value
                 words[SEQ] = seq
             elif self.record(value) if kept is None else kept:
