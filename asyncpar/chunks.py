@@ -76,8 +76,8 @@ if TYPE_CHECKING:
         def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
             """Outcomes of the calls from ``first`` on, in order."""
 
-        def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
-            """The calls from ``first`` on never started: they go to another worker, ``apart`` each alone."""
+        def requeue(self, chunk: Chunk, first: int) -> None:
+            """The calls from ``first`` on never started: they go to another worker."""
 
 
 class Chunk:
@@ -111,7 +111,7 @@ class Chunk:
         self.block: Any = None
         self.offset = 0
         self.payload = b""
-        self.slabs: Sequence[int] = ()
+        self.slabs: Sequence[Sequence[int]] = ()  # of each item, the shared memory that it lies in
         self.limiter: Any = None
 
     @property
@@ -161,11 +161,11 @@ class Chunk:
         stop = self.stops.get(self.done) if self.stops else None
         self.deliver([None], {0: stop or error})
 
-    def requeue(self, *, apart: bool = False) -> None:
-        """The calls that have no outcome yet never started. ``apart``: each is to travel alone."""
+    def requeue(self) -> None:
+        """The calls that have no outcome yet never started."""
         if not self.finished:
             first, self.done = self.done, len(self.items)
-            self.source.requeue(self, first, apart)
+            self.source.requeue(self, first)
 
     def split(self, first: int) -> Chunk:
         """The calls from ``first`` on as a chunk of their own, which never started; all of it is this one itself."""

@@ -225,15 +225,13 @@ class Feed:
         if not self.reader.exhausted:
             self.pool.offer(self)
 
-    def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
+    def requeue(self, chunk: Chunk, first: int) -> None:
         self._give_back(len(chunk.items) - first)
         self.in_flight.discard(chunk)
         if self.closed:
             self._closing()
             return
-        size = 1 if apart else len(chunk.items)
-        for at in range(first, len(chunk.items), size):
-            self.again.append((chunk.block, chunk.offset + at, list(chunk.items[at : at + size])))
+        self.again.append((chunk.block, chunk.offset + first, list(chunk.items[first:])))
         self.offer()
 
     def _again(self, chunk: Chunk, index: int, error: BaseException) -> bool:

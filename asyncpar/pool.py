@@ -168,7 +168,7 @@ class CallQueue:
                 self.pool.offer, self
             )  # behind the last tasks: they have made their calls then
 
-    def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
+    def requeue(self, chunk: Chunk, first: int) -> None:
         again = []
         for call in chunk.items[first:]:
             call.chunk = None

@@ -485,3 +485,32 @@ def total_after(seconds_and_array: tuple[float, Any]) -> int:
     if seconds:
         time.sleep(seconds)
     return int(array.sum())
+
+
+def bump(box: list[int], by: int = 1) -> int:
+    """Change the argument in place."""
+    box[0] += by
+    return int(box[0])
+
+
+def put(key: int, config: dict[int, int]) -> dict[int, int]:
+    """Change one argument in place, and return it."""
+    config[key] = key
+    return config
+
+
+_last: list[int] = []
+
+
+def grown(n: int) -> Any:
+    """A value that the next call changes, now and then between plain ones."""
+    _last.append(n)
+    return (n, "plain") if n % 4 == 1 else (n, _last) if n % 4 == 2 else n if n % 3 else _last
+
+
+def last_grown(_: Any) -> dict[str, list[int]]:
+    return {"last": _last}
+
+
+def first_and_type(one: Any, other: Any) -> tuple[Any, str]:
+    return one, type(other).__name__

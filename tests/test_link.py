@@ -16,14 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from asyncpar.chunks import Cancelled, Chunk, Errors, Function
 from asyncpar.errors import WorkerLostError
-from asyncpar.process import transit
 from asyncpar.process.layout import (
     BLOCK,
     BUSY,
     HEADER,
     HELD,
     LOG_AT,
-    REFUSED,
+    PLAIN,
     RELEASED,
     SEQ,
     STOPPED,
@@ -42,8 +41,8 @@ class FakeCall:
 class Sent:
     """A chunk as the worker has it."""
 
-    def __init__(self, ids: list[int], singles: bool, slabs: list[int]) -> None:
-        self.ids, self.singles, self.slabs = ids, singles, slabs
+    def __init__(self, ids: list[int], slabs: list[list[int]]) -> None:
+        self.ids, self.slabs = ids, slabs
 
 
 class FakeArena:
@@ -64,7 +63,11 @@ class FakeWorker(Worker):
         self.pipe = bytearray()
 
     def send(self, kind: int, payload: bytes, count: int = 0, flags: int = 0, aux: int = 0) -> None:
-        self.pipe += HEADER.pack(len(payload), kind, flags, count, aux) + payload
+        self.pipe += HEADER.pack(len(payload), kind, flags, count, min(aux, 1000)) + payload
+
+    def settle(self) -> None:
+        self.send_offsets(HELD, [at for at, _ in self.lent])
+        self.lent.clear()
 
 
 class Machine(RuleBasedStateMachine):
@@ -89,13 +92,15 @@ class Machine(RuleBasedStateMachine):
         self.arena = FakeArena()
         self.worker = FakeWorker(self.arena)
         memory = self.arena.memory
-        self.link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload, loads: None, self.free)
+        self.link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload: None, self.free)
+        self.kept: list[int] = []  # slabs that the worker's functions read still
         self.inbox: deque[Sent] = deque()
         self.chunk: Sent | None = None
         self.at = 0
         self.in_call = False
 
     def free(self, at: int) -> None:
+        assert at not in self.kept, "a function reads it still"
         self.live.remove(at)  # a slab that is freed twice raises
 
     def new_slab(self) -> int:
@@ -114,14 +119,14 @@ class Machine(RuleBasedStateMachine):
             assert call not in self.ended, "a call ended twice"
             self.ended[call] = errors[i] if errors and i in errors else value
 
-    def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
+    def requeue(self, chunk: Chunk, first: int) -> None:
         again = self.ids(chunk)[first:]
         if chunk.singles:
             for call in chunk.items[first:]:
                 for at in call.lends:
                     self.free(at)
         assert not set(again) & self.ended.keys()
-        self.waiting.extend([call] for call in again) if apart else self.waiting.append(again)
+        self.waiting.append(again)
 
     # -- rules
 
@@ -137,13 +142,15 @@ class Machine(RuleBasedStateMachine):
         if singles:
             items = [FakeCall(i, self.function, [self.new_slab()] if slabs else []) for i in ids]
         chunk = Chunk(self, items, self.function, singles=singles)  # type: ignore[arg-type]
-        if slabs and not singles:
-            chunk.slabs = [self.new_slab()]
+        if singles:
+            chunk.slabs = [call.lends for call in items]
+        elif slabs:
+            chunk.slabs = [[self.new_slab()] for _ in data.draw(st.sampled_from([ids, ids[:1]]))]
         self.send(chunk)
 
     def send(self, chunk: Chunk) -> None:
         self.link.sent(chunk)
-        self.inbox.append(Sent(self.ids(chunk), chunk.singles, list(chunk.slabs)))
+        self.inbox.append(Sent(self.ids(chunk), [list(slabs) for slabs in chunk.slabs]))
 
     def mine(self) -> list[Chunk]:
         """What the worker has and is still to answer for."""
@@ -180,21 +187,6 @@ class Machine(RuleBasedStateMachine):
     def open_chunk(self) -> None:
         self.chunk, self.at = self.inbox.popleft(), 0
         self.worker.words[BUSY] = 1
-        self.values: list[Any] = []
-        self.errors: dict[int, bytes] = {}
-        self.sizes: list[int] = []
-
-    @precondition(lambda self: self.chunk and not self.at and not self.in_call and not self.chunk.singles)
-    @rule()
-    def refuse_chunk(self) -> None:
-        """One of its items cannot be unpickled."""
-        assert self.chunk is not None
-        worker, count = self.worker, len(self.chunk.ids)
-        if count > 1 and not self.values:
-            worker.send(REFUSED, transit.dump_error(ValueError("poison")), count)
-            worker.sent(worker.words[SEQ] + count, last=True)
-            worker.done()
-            self.chunk = None
 
     @precondition(lambda self: not self.in_call and (self.chunk is not None or self.inbox))
     @rule()
@@ -206,10 +198,7 @@ class Machine(RuleBasedStateMachine):
         worker.note_cancelled()
         seq = worker.words[SEQ]
         if worker.kept <= seq < worker.recalled:
-            if self.chunk.singles:
-                worker.send_results(self.sizes, self.values, 1000, seq)
-            else:
-                worker.send_values(self.values, self.errors, 1000, seq)
+            worker.flush(seq)
             worker.give_back(len(self.chunk.ids) - self.at)
             self.chunk = None
             return
@@ -229,64 +218,50 @@ class Machine(RuleBasedStateMachine):
         self.in_call = False
         last = self.at == len(chunk.ids) - 1
         stopped = worker.is_cancelled(seq)
-        if hold and last and chunk.slabs and not worker_holds(self, chunk.slabs[0]):
-            worker.send_offsets(HELD, list(chunk.slabs))
-            self.kept = chunk.slabs[0]
-        if chunk.singles:
-            self.end_single(seq, stopped, flush, last)
+        if hold:
+            for at in next(iter(chunk.slabs[self.at : self.at + 1]), []):
+                worker.lent.append((at, None))  # type: ignore[arg-type]
+                self.kept.append(at)
+        if stopped:
+            worker.flush(seq)
+            worker.send(STOPPED, b"", 1)
+            worker.sent(seq + 1, last=last)
         else:
-            self.end_item(seq, stopped, flush, last)
+            self.take_outcome(seq, flush, last)
         self.at += 1
         if last:
             self.chunk = None
             worker.done()
 
-    def end_single(self, seq: int, stopped: bool, flush: bool, last: bool) -> None:
+    def take_outcome(self, seq: int, flush: bool, last: bool) -> None:
         worker = self.worker
-        if stopped:
-            worker.send_results(self.sizes, self.values, 1000, seq)
-            worker.send(STOPPED, b"", 1)
-            worker.sent(seq + 1, last=last)
-            return
-        mark, answer = worker.answer(*self.raw_outcome())
-        self.sizes.append(len(answer) | mark)
-        self.values.append(answer)
-        if last or flush or not worker.record(mark, answer):
-            worker.send_results(self.sizes, self.values, 1000, seq + 1, last=last)
-        else:
-            worker.words[SEQ] = seq + 1
-
-    def end_item(self, seq: int, stopped: bool, flush: bool, last: bool) -> None:
-        worker = self.worker
-        if stopped:
-            worker.send_values(self.values, self.errors, 1000, seq)
-            worker.send(STOPPED, b"", 1)
-            worker.sent(seq + 1, last=last)
-            return
         value, error = self.raw_outcome()
-        if error is not None:
-            self.errors[len(self.values)] = transit.dump_error(error)
-        self.values.append(value)
-        if last:
-            worker.send_values(self.values, self.errors, 1000, seq + 1, last=True)
-        elif flush or not worker.record_value(value, self.errors.get(len(self.values) - 1), len(self.values)):
-            worker.send_values(self.values, self.errors, 1000, seq + 1)
+        plain = not worker.out and error is None and type(value) in PLAIN
+        kept = False
+        if plain:
+            worker.values.append(value)
         else:
+            kept = worker.add(*worker.answer(value, error), seq)
+        if not last and not flush and (kept or (plain and worker.record(value))):
             worker.words[SEQ] = seq + 1
+        else:
+            worker.flush(seq + 1, last=last)
 
     def raw_outcome(self) -> tuple[Any, BaseException | None]:
         assert self.chunk is not None
         outcome = self.outcome[self.chunk.ids[self.at]]
         return (None, ValueError(*outcome.args)) if isinstance(outcome, Exception) else (outcome, None)
 
-    kept: int | None = None
+    def can_be_let_go(self) -> list[int]:
+        lent = [at for at, _ in self.worker.lent]
+        return [at for at in self.kept if at not in lent]
 
-    @precondition(lambda self: self.kept is not None)
+    @precondition(lambda self: self.can_be_let_go())
     @rule()
     def let_go(self) -> None:
-        assert self.kept is not None
-        self.worker.send_offsets(RELEASED, [self.kept])
-        self.kept = None
+        for at in self.can_be_let_go():
+            self.kept.remove(at)
+            self.worker.send_offsets(RELEASED, [at])
 
     @rule(n=st.integers(1, 200) | st.just(1 << 20))
     def read(self, n: int) -> None:
@@ -301,6 +276,7 @@ class Machine(RuleBasedStateMachine):
         done = self.started - {running}
         self.link.feed(bytes(self.worker.pipe))
         before = dict(self.ended)
+        self.kept.clear()
         struck = self.link.lost(lambda label: WorkerLostError(f"lost {label}"))
         lost = [
             i for i, x in self.ended.items() if i not in before and isinstance(x, WorkerLostError | Cancelled)
@@ -313,7 +289,7 @@ class Machine(RuleBasedStateMachine):
         assert done <= self.ended.keys(), "what was finished and not sent yet is lost"
         assert not self.link.in_flight
         assert not self.link.held
-        self.kept = None
+        assert not self.link.early
         self.start()
 
     # -- what holds always
@@ -348,9 +324,8 @@ class Machine(RuleBasedStateMachine):
                 self.send_again()
             else:
                 self.read(1 << 30)
-        if self.kept is not None:
-            self.let_go()
-            self.read(1 << 30)
+        self.let_go()
+        self.read(1 << 30)
         assert self.ended.keys() == self.outcome.keys(), "a call has no end"
         assert not self.live, "a buffer is orphaned"
 
@@ -359,42 +334,51 @@ class Machine(RuleBasedStateMachine):
         self.send(Chunk(self, ids, self.function))  # type: ignore[arg-type]
 
 
-def worker_holds(machine: Machine, at: int) -> bool:
-    return machine.kept is not None
-
-
 def test_an_abandoned_link_hears_nothing():
     """A broken pool has ended every call; its workers may still answer."""
     arena = FakeArena()
     worker = FakeWorker(arena)
     memory = arena.memory
-    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload, loads: None, lambda at: None)
+    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload: None, lambda at: None)
     link.sent(Chunk(Machine(), [1, 2], Function(len)))  # type: ignore[arg-type]
-    worker.send_values([1, 2], {}, 0, 2, last=True)
+    worker.values += [1, 2]
+    worker.flush(2, last=True)
     link.abandon()
     link.feed(bytes(worker.pipe))
     assert not link.ended
     assert not link.lost(WorkerLostError)
 
 
-def test_a_chunk_that_is_refused_after_a_part_of_it_was_taken_back():
-    worker = FakeWorker(FakeArena())
-    memory, source, freed = worker.arena.memory, Machine(), []
-    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload, loads: None, freed.append)
+def test_what_was_kept_by_a_call_whose_outcome_was_read_in_the_log_is_not_freed():
+    worker, freed = FakeWorker(FakeArena()), list[int]()
+    memory, source = worker.arena.memory, Machine()
+    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload: None, freed.append)
     chunk = Chunk(source, [0, 1, 2, 3], Function(len))  # type: ignore[arg-type]
-    chunk.slabs = [4096]
+    chunk.slabs = [[10], [11], [12], [13]]
     link.sent(chunk)
-    worker.words[BUSY] = 1
+    words = worker.words
+    words[BUSY] = 1
+    for seq in (0, 1):  # two calls have ended, and the first has kept its argument
+        assert worker.add(*worker.answer([seq], None), seq)
+        words[SEQ] = seq + 1
+    worker.lent.append((10, None))  # type: ignore[arg-type]
     link.recall()
-    worker.note_recall()
+    worker.note_recall()  # the third runs
     for back in link.take_back():
         back.requeue()
-    assert list(source.waiting) == [[1, 2, 3]]
-    worker.send(REFUSED, transit.dump_error(ValueError("poison")), 4)
+    assert source.ended == {0: [0], 1: [1]}
+    assert list(source.waiting) == [[3]]
+    assert not freed, "nothing says yet what was kept"
+    worker.add(*worker.answer([2], None), 2)
+    worker.flush(3)
+    worker.give_back(1)
     link.feed(bytes(worker.pipe))
-    assert list(source.waiting) == [[1, 2, 3], [0]]
-    assert not link.in_flight
-    assert freed == [4096]
+    assert source.ended == {0: [0], 1: [1], 2: [2]}
+    assert freed == [11, 12, 13]
+    worker.pipe.clear()
+    worker.send_offsets(RELEASED, [10])
+    link.feed(bytes(worker.pipe))
+    assert freed == [11, 12, 13, 10]
 
 
 class Interrupting:
@@ -417,13 +401,14 @@ class Interrupting:
 def test_a_recall_that_meets_the_end_of_a_chunk_gives_nothing_back(word, size):
     worker = FakeWorker(FakeArena())
     memory, source = worker.arena.memory, Machine()
-    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload, loads: None, lambda at: None)
+    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload: None, lambda at: None)
     link.sent(Chunk(source, list(range(size)), Function(len)))  # type: ignore[arg-type]
     worker.words[BUSY] = 1
     worker.words[SEQ] = size - 1
     link.recall()
     worker.words = Interrupting(worker.words, word, worker.note_recall)
-    worker.send_values(list(range(size)), {}, 1000, size, last=True)
+    worker.values += range(size)
+    worker.flush(size, last=True)
     assert not link.take_back()
     source.outcome = {i: i for i in range(size)}
     link.feed(bytes(worker.pipe))

@@ -11,9 +11,12 @@ import os
 import pickle
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import asyncpar
 from asyncpar import NestedPoolError, PoolClosedError, ProcessPool, SerializationError
@@ -555,3 +558,141 @@ async def test_a_map_that_is_left_early_stops(tmp_path: Path):
         await asyncio.sleep(0.1)
         assert len(path.read_text().splitlines()) == ran < 20
         assert await pool.run(far.double, 2) == 4
+
+
+# Calls share nothing
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 8])
+async def test_what_a_call_does_to_its_argument_no_other_sees(chunksize):
+    box, nested = [0], {1: [0]}
+    async with ProcessPool(1) as pool:
+        assert await pool.map(far.bump, [box] * 8, chunksize=chunksize) == [1] * 8
+        assert await pool.map(far.bump, itertools.repeat(box, 30), chunksize=chunksize) == [1] * 30
+        assert await pool.map(far.bump, [nested[1], [5], *[box] * 6], chunksize=chunksize) == [1, 6, *[1] * 6]
+        assert await pool.map(far.bump, [box] * 8, range(8), chunksize=chunksize) == [*range(8)]
+        assert await asyncpar.gather(*[pool.run(far.bump, box) for _ in range(20)]) == [1] * 20
+    assert box == [0]
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 8])
+async def test_calls_that_are_given_the_same_configuration_do_not_see_what_others_did_to_it(chunksize):
+    config = {-1: 0}
+    async with ProcessPool(1) as pool:
+        found = await pool.map(far.put, range(40), itertools.repeat(config), chunksize=chunksize)
+        assert found == [{-1: 0, n: n} for n in range(40)]
+        tuples = [(n, config) for n in range(40)]
+        assert await pool.map(far.put, *zip(*tuples, strict=True), chunksize=chunksize) == found
+    assert config == {-1: 0}
+
+
+@pytest.mark.parametrize("size", [10, 100_000, 2 * MEGABYTE])
+async def test_calls_that_are_given_the_same_array_do_not_see_what_others_did_to_it(size):
+    array = np.zeros(size, np.uint8)
+    async with ProcessPool(1) as pool:
+        assert await pool.map(far.bump, [array] * 10, chunksize=10) == [1] * 10
+        assert await pool.map(far.bump, itertools.repeat(array, 10), range(10), chunksize=10) == [*range(10)]
+        assert (await pool.map(far.identity, [array] * 3, chunksize=3))[2].sum() == 0
+        assert not pool.nursery.arena.live
+    assert not array.any()
+
+
+@pytest.mark.parametrize("chunksize", [None, 9])
+async def test_a_value_is_what_it_was_when_the_call_returned(chunksize):
+    async with ProcessPool(1) as pool:
+        found = await pool.map(far.grown, range(36), chunksize=chunksize)
+        for n, value in enumerate(found):
+            grown = [*range(n + 1)]
+            assert value == (
+                (n, "plain") if n % 4 == 1 else (n, grown) if n % 4 == 2 else n if n % 3 else grown
+            )
+        values = await pool.map(far.last_grown, range(36), chunksize=chunksize)
+        assert len({id(value) for value in values}) == len({id(value["last"]) for value in values}) == 36
+        assert values == [{"last": [*range(36)]}] * 36
+
+
+async def test_arrays_of_a_chunk_travel_each_by_itself():
+    async with ProcessPool(1) as pool:
+        arrays = [np.full(100_000, n, np.uint8) for n in range(10)]
+        assert await pool.map(far.keep, arrays, chunksize=10) == pool.pids * 10
+        assert len(pool.nursery.arena.live) == 10
+        found = await pool.map(far.add_one, arrays, chunksize=10)
+        assert [int(array[0]) for array in found] == [*range(1, 11)]
+        assert await pool.run(far.first_of_kept) == [*range(10)]
+        await pool.run(far.drop_kept)
+        await pool.run(far.double, 1)
+        assert not pool.nursery.arena.live
+
+
+@pytest.mark.parametrize("by_value", [False, True])
+async def test_bad_ones_among_arrays_of_a_chunk_fail_alone(by_value):
+    array = np.zeros(2 * MEGABYTE, np.uint8)
+    items = [
+        array,
+        far.Unpicklable(),
+        array,
+        far.PoisonForWorkers(os.getpid()),
+        {"bad": (n for n in "ab")},
+        5,
+    ]
+    async with ProcessPool(1, functions="by_value" if by_value else "by_reference") as pool:
+        found = await pool.map(far.identity, items, chunksize=6, return_exceptions=True)
+        bad = SerializationError
+        assert [type(x) for x in found] == [np.ndarray, bad, np.ndarray, bad, bad, int]
+        assert str(found[4]).startswith(
+            "argument 1['bad'] of tests.process_functions.identity cannot be pickled"
+        )
+        del found
+        gc.collect()
+        assert not pool.nursery.arena.live
+
+
+async def test_a_constant_among_arguments_of_which_one_cannot_be_pickled():
+    constant, other = asyncpar.share({1: 2}), asyncpar.share(far.Unpicklable())
+    async with ProcessPool(1) as pool:
+        firsts = [constant, constant, other, 3]
+        seconds = [far.Unpicklable(), [1], [2], [3]]
+        found = await pool.map(far.first_and_type, firsts, seconds, chunksize=4, return_exceptions=True)
+        assert str(found[0]).startswith(
+            "argument 2 of tests.process_functions.first_and_type cannot be pickled"
+        )
+        assert found[1] == ({1: 2}, "list")
+        assert str(found[2]).startswith("the object of share() cannot be pickled: <an unpicklable>")
+        assert found[3] == (3, "list")
+
+
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+things = st.recursive(
+    plain,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(plain, inner, max_size=3) | st.tuples(inner, inner)
+    ),
+    max_leaves=8,
+)
+
+
+def changeable(value: Any) -> list[int]:
+    """Which objects that can be changed are in here."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    own = [id(value)] if isinstance(value, (list, dict)) else []
+    return own + [number for one in inner for number in changeable(one)]
+
+
+@pytest.mark.may_block  # Hypothesis runs each example in its own loop
+@settings(max_examples=20, deadline=None)
+@given(
+    pool_of=st.lists(things, min_size=1, max_size=4),
+    picks=st.lists(st.integers(0, 3), min_size=1, max_size=40),
+)
+def test_any_items_arrive_as_they_were_and_share_nothing(pool_of, picks):
+    items = [pool_of[i % len(pool_of)] for i in picks]
+
+    async def main() -> list[Any]:
+        async with ProcessPool(1) as pool:
+            return await pool.map(far.identity, items, chunksize=7)
+
+    found = asyncio.run(main())
+    assert found == items
+    assert [type(x) for x in found] == [type(x) for x in items]
+    seen = changeable(found)
+    assert len(set(seen)) == len(seen)

@@ -416,7 +416,7 @@ class LambdaPool(Pool):
         except (CodecError, UnsupportedError) as error:
             self.control.failed()
             if len(chunk.items) > 1:
-                self._give_back(chunk, apart=True)  # one of them is to blame
+                self._scatter(chunk)
             else:
                 self._fail(chunk, error)
         except Exception as error:  # what the user's pickling raised
@@ -613,9 +613,16 @@ class LambdaPool(Pool):
         await asyncio.sleep(random.uniform(0, min(10.0, 0.05 * 2**attempt)))
         chunk.requeue()
 
-    def _give_back(self, chunk: Chunk, *, apart: bool = False) -> None:
+    def _give_back(self, chunk: Chunk) -> None:
         self._vacate(chunk)
-        chunk.requeue(apart=apart)
+        chunk.requeue()
+
+    def _scatter(self, chunk: Chunk) -> None:
+        """One of these is to blame: let each travel alone."""
+        self._vacate(chunk)
+        while len(chunk.items) > 1:
+            chunk.split(len(chunk.items) - 1).requeue()
+        chunk.requeue()
 
     def _end(self, chunk: Chunk) -> None:
         """It has brought what it could; what it did not start goes elsewhere."""

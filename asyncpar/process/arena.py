@@ -132,46 +132,56 @@ class Arena:
             pass
 
 
-def pack(arena: Arena, value: object, dump: Callable[..., bytes] = pickle.dumps) -> tuple[bytes, Refs]:
-    """Pickle ``value``; what is large goes to shared memory.
+class Packer:
+    """Pickles values, each by itself; what is large goes to shared memory."""
 
-    Returns the payload and the slabs it names; without slabs it is a plain pickle, with slabs
-    a pickle of ``(inner pickle or None, slabs)``, ``None`` meaning that the first slab is it.
-    """
-    refs: Refs = []
+    def __init__(self, arena: Arena, dump: Callable[..., bytes] = pickle.dumps) -> None:
+        self.arena, self.dump = arena, dump
+        self.refs: Refs = []
+        self.out_of_band = self._out_of_band  # bound once
 
-    def out_of_band(buffer: pickle.PickleBuffer) -> bool:
+    def pack(self, value: object) -> tuple[bytes, Refs]:
+        """The payload and the slabs it names.
+
+        Without slabs it is a plain pickle, with slabs a pickle of ``(inner pickle or None, slabs)``, ``None`` meaning
+        that the first slab is it.
+        """
+        try:
+            data: bytes | None = self.dump(value, protocol=5, buffer_callback=self.out_of_band)
+            assert data is not None
+            if not self.refs and len(data) < OUT_OF_BAND:
+                return data, []
+            if len(data) >= OUT_OF_BAND:
+                at = self.arena.put(memoryview(data))
+                if at is not None:
+                    self.refs[:0] = (at, len(data))
+                    data = None
+        except BaseException:  # the user's __reduce__ may raise anything: no slab may be lost
+            refs, self.refs = self.refs, []
+            for at in refs[::2]:
+                self.arena.free(at)
+            raise
+        refs, self.refs = self.refs, []
+        if not refs:
+            assert data is not None
+            return data, refs
+        return pickle.dumps((data, refs), 5), refs
+
+    def _out_of_band(self, buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        at = arena.put(raw) if raw.nbytes >= OUT_OF_BAND else None
+        at = self.arena.put(raw) if raw.nbytes >= OUT_OF_BAND else None
         if at is None:
             return True  # small, or the region is full: in the pickle itself
-        refs.extend((at, raw.nbytes))
+        self.refs += (at, raw.nbytes)
         return False
 
-    try:
-        data: bytes | None = dump(value, protocol=5, buffer_callback=out_of_band)
-        assert data is not None
-        if len(data) >= OUT_OF_BAND:
-            at = arena.put(memoryview(data))
-            if at is not None:
-                refs[:0] = (at, len(data))
-                data = None
-    except BaseException:  # the user's __reduce__ may raise anything: no slab may be lost
-        for at in refs[::2]:
-            arena.free(at)
-        raise
-    if not refs:
-        assert data is not None
-        return data, refs
-    return pickle.dumps((data, refs), 5), refs
+
+def pack(arena: Arena, value: object, dump: Callable[..., bytes] = pickle.dumps) -> tuple[bytes, Refs]:
+    """See ``Packer.pack``."""
+    return Packer(arena, dump).pack(value)
 
 
-def unpack(
-    arena: Arena,
-    payload: bytes,
-    keep: Callable[[int, Any], object],
-    loads: Callable[..., Any] = pickle.loads,
-) -> Any:
+def unpack(arena: Arena, payload: bytes, keep: Callable[[int, Any], object]) -> Any:
     """The value of a payload that names slabs; ``keep(offset, view)`` is called for each lent view."""
     data, refs = pickle.loads(payload)
     at = refs[::2]
@@ -180,8 +190,8 @@ def unpack(
         keep(offset, view)
     buffers = [memoryview(view).cast("B") for view in views]
     if data is None:
-        return loads(buffers[0], buffers=buffers[1:])
-    return loads(data, buffers=buffers)
+        return pickle.loads(buffers[0], buffers=buffers[1:])
+    return pickle.loads(data, buffers=buffers)
 
 
 def slabs(payload: bytes) -> list[int]:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from asyncpar.errors import SerializationError
-from asyncpar.process.arena import Arena, Refs, pack
 from asyncpar.process.transit import describe
 
 HEAVY = 1 << 20
@@ -61,11 +60,6 @@ def dump_yielding(value: Any, protocol: int = 5, buffer_callback: Any = None) ->
     sink = _Sink()
     pickle.Pickler(sink, protocol, buffer_callback=buffer_callback).dump(value)
     return b"".join(sink.parts)
-
-
-def pack_slowly(arena: Arena, value: Any) -> tuple[bytes, Refs]:
-    """``pack`` for a helper thread."""
-    return pack(arena, value, dump_yielding)
 
 
 def picklable_by_name(function: Any) -> None:

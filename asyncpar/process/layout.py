@@ -6,8 +6,8 @@ A frame is a header and its payload; many calls travel in one. Towards the worke
 kind       payload                                                  header fields
 =========  =======================================================  ==================
 FUNCTION   pickled function                                         aux: its number
-CALLS      per call number and size, then their arguments           count; flags: TIMED
-MAP        pickled list of items                                    count; aux: number
+CALLS      pickled list: number, flags, pickled arguments           count; flags: TIMED
+MAP        pickled list of plain items                              count; aux: number
 SHARE      pickled constant                                         aux: its number
 FORGET     numbers of functions (flags 0) or constants (flags 1)    count
 FREE       offsets of slabs of the worker's that nobody reads now   count
@@ -17,15 +17,17 @@ and towards the loop, always in the order of the calls:
 
 =========  =======================================================  ==================
 RESULTS    per call a size, then their values                       count; aux: us
-VALUES     pickled list of values                                   count; aux: us
+VALUES     pickled list of plain values                             count; aux: us
 STOPPED    nothing: these calls were cancelled                      count
 RETURNED   nothing: the rest of the chunk was recalled, never begun count
-REFUSED    pickled error: nothing of this chunk could be read       count
 HELD       offsets of arguments' slabs that the function kept       count
 RELEASED   offsets of slabs that it has let go since                count
 LOG        pickled logging record or warning
 READY      nothing, or the pickled error of the initializer
 =========  =======================================================  ==================
+
+Calls share nothing: what one does to its arguments, or to what it returned, no other sees. Only items
+and values that cannot be changed, *plain* ones, share a pickle.
 
 Each worker has a block of shared memory: control words, and the outcomes that it has not
 sent yet, so that a call's result survives the worker's death in a later call.
@@ -37,15 +39,17 @@ import struct
 
 HEADER = struct.Struct("<IBBHI")  # payload bytes, kind, flags, count, aux
 FUNCTION, CALLS, MAP, SHARE, FORGET, FREE = range(6)
-RESULTS, VALUES, STOPPED, RETURNED, REFUSED, HELD, RELEASED, LOG, READY = range(8, 17)
+RESULTS, VALUES, STOPPED, RETURNED, HELD, RELEASED, LOG, READY = range(8, 16)
+
+NOTHING = 0  # number of the function that stands for a call whose arguments cannot be sent
+PLAIN = frozenset((int, float, complex, str, bytes, bool, type(None)))
 
 # Flags of a header.
 TIMED = 1  # note when each call starts
 PARCEL = 2  # the payload, or one of its values, names slabs of shared memory
-FAILED = 4  # VALUES: some items failed
-STAR = 8  # MAP: items are argument tuples
+STAR = 4  # MAP: items are argument tuples
 
-# Flags in the upper bits of a call's size.
+# Flags of a call, or in the upper bits of an outcome's size.
 SIZE = 0x1FFF_FFFF
 SLABS = 0x8000_0000  # names slabs of shared memory
 KEYWORDS = 0x4000_0000  # (args, kwargs), not args alone

@@ -6,17 +6,17 @@ import pickle
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import accumulate, pairwise
 from typing import Any
 
 from asyncpar.chunks import Chunk, Errors
 from asyncpar.errors import SerializationError
 from asyncpar.process import transit
-from asyncpar.process.apart import PartlyReadError, load_values
 from asyncpar.process.layout import (
     BUSY,
     CANCELS,
     ERROR,
-    FAILED,
     HEADER,
     HELD,
     INTEGERS,
@@ -30,7 +30,6 @@ from asyncpar.process.layout import (
     RANGES,
     READY,
     RECALL,
-    REFUSED,
     RELEASED,
     RESULTS,
     RETURNED,
@@ -44,8 +43,7 @@ from asyncpar.process.layout import (
 
 HEAVY = 1 << 20
 """Pickles of 1 MiB and more are read off the loop's thread: 1 MiB takes about a millisecond."""
-Loads = Callable[..., Any]
-Unpack = Callable[[bytes, Loads], Any]
+Unpack = Callable[[bytes], Any]
 
 
 class Nobody:
@@ -62,7 +60,7 @@ class Nobody:
     def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
         pass
 
-    def requeue(self, chunk: Chunk, first: int, apart: bool) -> None:
+    def requeue(self, chunk: Chunk, first: int) -> None:
         pass
 
 
@@ -81,10 +79,10 @@ class Link:
         self.answered = 0  # of the next call the worker is to answer; less, if outcomes were read in its log
         self.recalling = False
         self.held: set[int] = set()
+        self.early: deque[Sequence[int]] = deque()  # slabs of calls whose outcome was read in the log
         self.data = b""
         self.more: list[bytes] = []  # what came behind ``data``, whose first frame is not whole yet, or heavy
         self.missing = 0  # bytes of that frame
-        self.many = False  # whether ``heavy`` is a list of values
         self.heavy: bytes | None = None  # a payload that somebody should read in a thread, then ``resume``
         self.abandoned = False
         self.ended: list[Chunk] = []  # chunks that ended since the last look
@@ -153,12 +151,13 @@ class Link:
                 continue
             dead = Chunk(NOBODY, chunk.items[first:], chunk.function)
             dead.seq = chunk.seq + first
+            if not chunk.singles:  # the worker may still read the frame that it came in
+                dead.slabs = chunk.slabs[first:]
+            chunk.slabs = chunk.slabs[:first]
             back.append(chunk.split(first))
-            if not first:  # its arguments may be unpickled there all the same
-                dead.slabs, chunk.slabs = chunk.slabs, ()
-            elif chunk.finished:
+            if first and chunk.finished:
                 self.ended.append(chunk)
-            else:
+            elif first:
                 self.in_flight.append(chunk)
             self.in_flight.append(dead)
         return back
@@ -176,14 +175,11 @@ class Link:
 
     def resume(self, value: Any, error: BaseException | None) -> None:
         """The heavy payload was read elsewhere: go on behind it."""
-        size, kind, flags, count, aux = HEADER.unpack_from(self.data)
+        size, _, _, count, aux = HEADER.unpack_from(self.data)
         body = self.data[HEADER.size : HEADER.size + size]
         self.data = self.data[HEADER.size + size :]
         self.heavy = None
-        if kind == VALUES:
-            self._values(body, count, flags, aux, value, error)
-        else:
-            self._results(body, count, aux, (value, error))
+        self._results(body, count, aux, (value, error))
         self._parse()
 
     def _parse(self) -> None:
@@ -198,33 +194,26 @@ class Link:
                 self.missing = start + size - end
                 break
             body = data[start : start + size]
-            if flags & PARCEL and self._is_heavy(kind, count, body):
-                self.many = kind == VALUES
-                self.heavy = body if self.many else body[4:]
+            if flags & PARCEL and _weight(body[4:]) >= HEAVY:
+                self.heavy = body[4:]
                 break
             at = start + size
             if kind == RESULTS:
                 self._results(body, count, aux)
             elif kind == VALUES:
-                self._values(body, count, flags, aux, *self.load(body, bool(flags & PARCEL), True))
+                self._values(body, count, aux)
             else:
                 self._small(kind, count, body)
         self.data = data[at:]
 
-    def _is_heavy(self, kind: int, count: int, body: bytes) -> bool:
-        if kind == VALUES:
-            return _weight(body) >= HEAVY
-        return count == 1 and _weight(body[4:]) >= HEAVY
-
-    def load(self, payload: bytes, parcel: bool, many: bool) -> tuple[Any, Exception | None]:
-        """What is in a payload (``many`` values, or one), or the error that says why it cannot be read."""
-        loads: Loads = load_values if many else pickle.loads
+    def load(self, payload: bytes, parcel: bool) -> tuple[Any, Exception | None]:
+        """The value in a payload, or the error that says why it cannot be read."""
         try:
-            return (self.unpack(payload, loads) if parcel else loads(payload)), None
-        except PartlyReadError as error:
-            return None, error
+            return (self.unpack(payload) if parcel else pickle.loads(payload)), None
         except Exception as error:  # the user's classes may raise anything
-            return None, _unreadable(error)
+            made = SerializationError(f"the result cannot be unpickled here: {type(error).__name__}: {error}")
+            made.__cause__ = error
+            return None, made
 
     def _results(
         self, body: bytes, count: int, aux: int, given: tuple[Any, BaseException | None] | None = None
@@ -232,61 +221,46 @@ class Link:
         chunk = self.in_flight[0]
         chunk.function.measured(aux / 1e6, count)
         known = self._answer(count)
-        at = 4 * count
-        values: list[Any] = []
-        errors: Errors | None = None
+        marks = struct.unpack_from(f"<{count}I", body)
+        sizes = marks if max(marks) <= SIZE else [mark & SIZE for mark in marks]
+        ends = pairwise(accumulate(sizes, initial=4 * count))
+        blobs = [body[start:end] for start, end in ends][known:]
+        values: list[Any] | None = None
+        errors: Errors = {}
         weight = len(body)
-        loads = pickle.loads
-        for i, mark in enumerate(struct.unpack_from(f"<{count}I", body)):
-            blob = body[at : at + (mark & SIZE)]
-            at += mark & SIZE
-            if i < known:
-                continue
-            if not mark & ~SIZE:
-                try:
-                    values.append(loads(blob))
-                    continue
-                except Exception:  # the user's classes may raise anything
-                    given = None  # read it again below, and say what is wrong
-            value, error = given or self._outcome(mark, blob)
-            if mark & SLABS:
-                weight += _lent(blob)
-            values.append(value)
-            if error is not None:
-                errors = errors or {}
-                errors[i - known] = error
-        self._deliver(chunk, values, errors, weight)
+        if sizes is marks:
+            with suppress(Exception):  # the user's classes may raise anything: below it is said by which
+                values = list(map(pickle.loads, blobs))
+        if values is None:
+            values = []
+            for i, (mark, blob) in enumerate(zip(marks[known:], blobs, strict=True)):
+                value, error = given or self._outcome(mark, blob)
+                values.append(value)
+                if mark & SLABS:
+                    weight += _lent(blob)
+                if error is not None:
+                    errors[i] = error
+        self._deliver(chunk, values, errors or None, weight)
 
     def _outcome(self, mark: int, blob: bytes) -> tuple[Any, BaseException | None]:
         if mark & ERROR:
             return None, transit.load_error(blob)
-        return self.load(blob, bool(mark & SLABS), False)
+        return self.load(blob, bool(mark & SLABS))
 
-    def _values(
-        self, body: bytes, count: int, flags: int, aux: int, value: Any, error: BaseException | None
-    ) -> None:
+    def _values(self, body: bytes, count: int, aux: int) -> None:
         chunk = self.in_flight[0]
         chunk.function.measured(aux / 1e6, count)
-        errors: Errors | None = None
-        if isinstance(error, PartlyReadError):
-            value = error.values
-            errors = {i: transit.load_error(blob) for i, blob in error.rest.items()}
-            errors |= {i: _unreadable(raised) for i, raised in error.errors.items()}
-        elif error is not None:
-            value, errors = [None] * count, dict.fromkeys(range(count), error)
-        elif flags & FAILED:
-            value, packed = value
-            errors = {i: transit.load_error(blob) for i, blob in packed.items()}
-        known = self._answer(count)
-        if known:
-            value = value[known:]
-            errors = errors and {i - known: error for i, error in errors.items() if i >= known}
-        self._deliver(chunk, value, errors, len(body) + (_lent(body) if flags & PARCEL else 0))
+        values = pickle.loads(body)
+        if known := self._answer(count):
+            values = values[known:]
+        self._deliver(chunk, values, None, len(body))
 
     def _answer(self, count: int) -> int:
         """Take note that the worker has answered so many calls; how many of these were read in its log before."""
         known = self.delivered - self.answered
         self.answered += count
+        for _ in range(min(known, count)):
+            self._free(self.early.popleft())
         return known
 
     def _small(self, kind: int, count: int, body: bytes) -> None:
@@ -298,8 +272,6 @@ class Link:
             self._end(chunk)
         elif kind == RETURNED:
             self._returned(count)
-        elif kind == REFUSED:
-            self._refused(count, body)
         elif kind == HELD:
             self.held.update(struct.unpack(f"<{count}Q", body))
         elif kind == RELEASED:
@@ -322,24 +294,11 @@ class Link:
             chunk.requeue()
             self._end(chunk)
 
-    def _refused(self, count: int, body: bytes) -> None:
-        """Nothing of a map's chunk could be unpickled there: find out which item it was."""
-        self._skip(count)
-        chunk = self.in_flight[0]
-        if count == 1:
-            self._settle(chunk, count)
-            chunk.deliver([None], {0: transit.load_error(body)})
-            self._end(chunk)
-            return
-        while count:  # a part of it may have been taken back
-            chunk = self.in_flight[0]
-            count -= len(chunk.items)
-            self._free(chunk.slabs)
-            chunk.requeue(apart=True)
-            self._end(chunk)
-
     def _deliver(self, chunk: Chunk, values: list[Any], errors: Errors | None, weight: int = 0) -> None:
         self._settle(chunk, len(values))
+        self._take(chunk, values, errors, weight)
+
+    def _take(self, chunk: Chunk, values: list[Any], errors: Errors | None, weight: int = 0) -> None:
         self.delivered += len(values)
         if chunk.block is not None:  # it is a map's
             chunk.source.window.grow(chunk.block, weight)  # type: ignore[attr-defined]
@@ -358,14 +317,11 @@ class Link:
 
     def _settle(self, chunk: Chunk, count: int) -> None:
         """The arguments of the next calls were used: their slabs are free, unless the function kept them."""
-        if chunk.singles:
-            for call in chunk.items[chunk.done : chunk.done + count]:
-                if call.lends:
-                    self._free(call.lends)
-        elif chunk.slabs and chunk.done + count == len(chunk.items):
-            self._free(chunk.slabs)
+        if chunk.slabs:
+            for slabs in chunk.slabs[chunk.done : chunk.done + count]:
+                self._free(slabs)
 
-    def _free(self, slabs: Any) -> None:
+    def _free(self, slabs: Sequence[int]) -> None:
         for at in slabs:
             if at not in self.held:
                 self.free(at)
@@ -406,13 +362,12 @@ class Link:
             self._end(chunk)
         self.ended.extend(self.in_flight)
         for chunk in reversed(self.in_flight):
-            if chunk.singles:
-                pass  # their arguments stay where they are, to be sent again
-            else:
-                for at in chunk.slabs:
-                    self.free(at)
+            if not chunk.singles:  # the arguments of those stay where they are, to be sent again
+                self._settle(chunk, len(chunk.items) - chunk.done)
             chunk.requeue()
         self.in_flight.clear()
+        while self.early:
+            self._free(self.early.popleft())
         for at in self.held:
             self.free(at)
         self.held.clear()
@@ -423,7 +378,7 @@ class Link:
         if mode != PICKLED:
             numbers = self.log[: 8 * (LOG_SIZE // 8)].cast("q" if mode == INTEGERS else "d")
             for value in list(numbers[self.delivered - seq : end - seq]):
-                self._deliver(self.in_flight[0], [value], None)
+                self._logged(value, None)
             return
         at = 0
         while seq < end and at + 4 <= LOG_SIZE:
@@ -431,18 +386,18 @@ class Link:
             blob = bytes(self.log[at + 4 : at + 4 + (mark & SIZE)])
             at += 4 + (mark & SIZE)
             if seq >= self.delivered:
-                value, error = self._outcome(mark, blob)
-                self._deliver(self.in_flight[0], [value], None if error is None else {0: error})
+                self._logged(*self._outcome(mark, blob))
             seq += 1
 
-
-def _unreadable(error: Exception) -> SerializationError:
-    made = SerializationError(f"the result cannot be unpickled here: {type(error).__name__}: {error}")
-    made.__cause__ = error
-    return made
+    def _logged(self, value: Any, error: BaseException | None) -> None:
+        """Deliver what the log has. Whether the function kept its arguments is said in the pipe, with the answer."""
+        chunk = self.in_flight[0]
+        self.early.append([at for slabs in chunk.slabs[chunk.done : chunk.done + 1] for at in slabs])
+        self._take(chunk, [value], None if error is None else {0: error})
 
 
 def _weight(payload: bytes) -> int:
+    """Bytes of a pickle that lies in shared memory."""
     data, refs = pickle.loads(payload)
     return refs[1] if data is None else 0
 

@@ -15,8 +15,9 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from asyncpar import sharing
 from asyncpar.chunks import Chunk, Function
@@ -33,8 +34,8 @@ from asyncpar.errors import (
 from asyncpar.feed import LONG_SECONDS
 from asyncpar.pool import Call, Pool
 from asyncpar.process import transit
-from asyncpar.process.arena import pack, unpack
-from asyncpar.process.encoding import by_value, explain, heavy, pack_slowly, picklable_by_name
+from asyncpar.process.arena import Packer, pack, unpack
+from asyncpar.process.encoding import by_value, dump_yielding, explain, heavy, picklable_by_name
 from asyncpar.process.layout import (
     BUSY,
     CALLS,
@@ -45,8 +46,10 @@ from asyncpar.process.layout import (
     KEYWORDS,
     LOG_AT,
     MAP,
+    NOTHING,
     OUT_OF_BAND,
     PARCEL,
+    PLAIN,
     READY,
     SEQ,
     SHARE,
@@ -58,10 +61,11 @@ from asyncpar.process.layout import (
 )  # fmt: skip
 from asyncpar.process.link import Link
 from asyncpar.process.nursery import Nursery
-from asyncpar.process.worker import SCALARS
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
+
+    Dump = Callable[..., bytes]
 
 DEPTH = 2
 """Chunks in a worker: one runs, one waits, so that it never idles while its answer travels."""
@@ -74,7 +78,22 @@ START_TRIES = 5
 SETTLED_SECONDS = 1.0
 """A worker that has been ready for this long did not die of its start."""
 FEW = 64
+SMALL = 16
+"""Entries of a container that are looked at: pickling a larger one by itself costs less than the look."""
+NO_CALL = NOTHING, 0, pickle.dumps((), 5)
 log = logging.getLogger("asyncpar")
+
+
+class Packed(NamedTuple):
+    """The items of a map's chunk, ready to be sent."""
+
+    kind: int  # of the frame
+    payload: bytes
+    refs: list[int]  # slabs of the payload itself
+    slabs: list[Sequence[int]]  # see ``Chunk.slabs``
+    weight: int  # bytes in all
+    shared: list[Any]
+    errors: dict[int, SerializationError]  # items that cannot be sent
 
 
 class Place:
@@ -185,7 +204,7 @@ class Place:
         if self.retired:
             self.leave_if_idle()
 
-    def unpack(self, payload: bytes, loads: Callable[..., Any]) -> Any:
+    def unpack(self, payload: bytes) -> Any:
         """Read a payload in this worker's region; slabs go back to it when nobody reads them any more."""
         pool, slot = self.pool, self.slot
         nursery = pool.nursery
@@ -195,7 +214,7 @@ class Place:
             live[at] = max(16, (len(view) - 1).bit_length())
             weakref.finalize(view, pool.freed.append, (slot, at)).atexit = False
 
-        return unpack(nursery.arena, payload, keep, loads)
+        return unpack(nursery.arena, payload, keep)
 
     # -- life
 
@@ -520,7 +539,7 @@ class ProcessPool(Pool):
         args, kwargs = call.args, call.kwargs
         if not kwargs and not self.context:
             for arg in args:
-                if type(arg) not in SCALARS or (type(arg) is str and len(arg) > OUT_OF_BAND // 4):
+                if type(arg) not in PLAIN or (type(arg) in (str, bytes) and len(arg) > OUT_OF_BAND // 4):
                     break
             else:
                 call.payload = pickle.dumps(args, 5)
@@ -530,7 +549,7 @@ class ProcessPool(Pool):
             call.function = self._function(transit.InContext(call.function.call))
         if heavy((call.args, call.kwargs)):
             return self._prepare_slowly(call)
-        self._pack_call(call, self._pack)
+        self._pack_call(call)
         return None
 
     def _context_values(self) -> list[tuple[tuple[str, str], Any]]:
@@ -542,42 +561,42 @@ class ProcessPool(Pool):
         return function
 
     async def _prepare_slowly(self, call: Call) -> None:
-        await self._in_thread(self._pack_call, call, self._pack_slowly)
+        await self._in_thread(self._pack_call, call, dump_yielding)
 
-    def _pack_call(self, call: Call, pack: Callable[[Any], tuple[bytes, list[int], list[Any]]]) -> None:
+    def _pack_call(self, call: Call, dump: Dump = pickle.dumps) -> None:
         value = (call.args, call.kwargs) if call.kwargs else call.args
+        shared: list[Any] = []
+        sharing.packing.shared = shared
         try:
-            call.payload, refs, shared = pack(value)
+            call.payload, refs = self._pack(Packer(self.nursery.arena, dump), value, shared)
         except Exception as error:
             raise explain(value, error, self.by_value, call.function.label, bool(call.kwargs)) from error
+        finally:
+            sharing.packing.shared = None
         call.lends = refs[::2]
         call.mark = (KEYWORDS if call.kwargs else 0) | (SLABS if refs else 0)
         call.args, call.shared = (), shared
 
-    def _pack(self, value: Any) -> tuple[bytes, list[int], list[Any]]:
-        return self._packed(value, pack)
-
-    def _pack_slowly(self, value: Any) -> tuple[bytes, list[int], list[Any]]:
-        return self._packed(value, pack_slowly)
-
-    def _packed(
-        self, value: Any, how: Callable[..., tuple[bytes, list[int]]]
-    ) -> tuple[bytes, list[int], list[Any]]:
-        shared: list[Any] = []
-        sharing.packing.shared = shared
+    def _pack(self, packer: Packer, value: Any, shared: list[Any]) -> tuple[bytes, list[int]]:
+        """Pickle arguments, and the constants among them, which come to be in ``shared``."""
         try:
-            try:
-                blob, refs = how(self.nursery.arena, value)
-            except Exception:
-                if not self.by_value:
-                    raise
-                shared.clear()
-                blob, refs = pack(self.nursery.arena, value, self.dump)
+            blob, refs = packer.pack(value)
+        except Exception:
+            if not self.by_value:
+                raise
+            shared.clear()
+            blob, refs = pack(packer.arena, value, self.dump)
+        try:
             for constant in shared:
                 self._pack_constant(constant)
-        finally:
-            sharing.packing.shared = None
-        return blob, refs, shared
+        except BaseException:
+            self._free(refs[::2])
+            raise
+        return blob, refs
+
+    def _free(self, slabs: Iterable[int]) -> None:
+        for at in slabs:
+            self.nursery.arena.free(at)
 
     def _pack_constant(self, shared: Any) -> None:
         root = self.owner or self
@@ -633,24 +652,23 @@ class ProcessPool(Pool):
             task.add_done_callback(self.pickling.discard)
         else:
             try:
-                packed = self._pack(chunk.items)
+                packed = self._pack_chunk(chunk)
             except Exception as error:
                 self._unpicklable(chunk, error)
             else:
-                self._dispatch(place, chunk, self._map_frame(place, chunk, *packed))
+                self._dispatch(place, chunk, self._map_frame(place, chunk, packed))
 
     async def _send_slowly(self, place: Place, chunk: Chunk) -> None:
         """Pickle a large chunk in the thread, then send it, unless its worker has died or nobody wants it any more."""
         try:
-            blob, refs, shared = await self._in_thread(self._pack_slowly, chunk.items)
+            packed = await self._in_thread(self._pack_chunk, chunk, dump_yielding)
         except Exception as error:
             self._unpicklable(chunk, error)
             return
         if not place.gone and not chunk.stops and chunk in self._running:
-            self._dispatch(place, chunk, self._map_frame(place, chunk, blob, refs, shared))
+            self._dispatch(place, chunk, self._map_frame(place, chunk, packed))
             return
-        for at in refs[::2]:
-            self.nursery.arena.free(at)
+        self._free(chain.from_iterable(packed.slabs))
         self.vacate(chunk)
         if chunk.stops:
             chunk.stopped(len(chunk.items) - chunk.done)
@@ -682,8 +700,7 @@ class ProcessPool(Pool):
             self.hot = False
 
     def _calls_frame(self, place: Place, chunk: Chunk) -> bytes:
-        parts = [b""]
-        head: list[int] = []
+        calls: list[tuple[int, int, bytes]] = []
         frames = b""
         for call in chunk.items:
             function = call.function
@@ -691,49 +708,77 @@ class ProcessPool(Pool):
                 frames += self._introduce(place, function)
             if call.shared:
                 frames += self._send_constants(place, call.shared)
-            payload = call.payload
-            head += (function.number, len(payload) | call.mark)
-            parts.append(payload)
-        count = len(chunk.items)
-        parts[0] = struct.pack(f"<{2 * count}I", *head)
-        body = b"".join(parts)
-        return frames + HEADER.pack(len(body), CALLS, 0, count, 0) + body
+            calls.append((function.number, call.mark, call.payload))
+        chunk.slabs = [call.lends for call in chunk.items]
+        body = pickle.dumps(calls, 5)
+        return frames + HEADER.pack(len(body), CALLS, 0, len(calls), 0) + body
 
-    def _map_frame(
-        self, place: Place, chunk: Chunk, blob: bytes, refs: list[int], shared: list[Any]
-    ) -> bytes:
-        chunk.slabs = refs[::2]
-        weight = len(blob) + sum(refs[1::2])
-        chunk.source.window.grow(chunk.block, weight)  # type: ignore[attr-defined]
-        flags = (PARCEL if refs else 0) | (STAR if chunk.star else 0) | (TIMED if chunk.timeout else 0)
-        frames = self._introduce(place, chunk.function) + self._send_constants(place, shared)
-        return frames + HEADER.pack(len(blob), MAP, flags, len(chunk.items), chunk.function.number) + blob
+    def _pack_chunk(self, chunk: Chunk, dump: Dump = pickle.dumps) -> Packed:
+        """The items of a map's chunk: in one pickle if they are plain, else each in its own, as if it travelled alone.
+
+        What two items have in common would be one object there, and what one call does to it the next would see.
+        """
+        items = chunk.items
+        packer = Packer(self.nursery.arena, dump)
+        if _plain(items):
+            payload, refs = packer.pack(items)
+            return Packed(MAP, payload, refs, [refs[::2]], len(payload) + sum(refs[1::2]), [], {})
+        calls: list[bytes | tuple[int, int, bytes]] = []
+        slabs: list[Sequence[int]] = [()] * len(items)
+        errors: dict[int, SerializationError] = {}
+        weight = 0
+        constants: dict[Any, None] = {}
+        shared: list[Any] = []
+        sharing.packing.shared = shared
+        try:
+            for i, args in enumerate(items if chunk.star else zip(items)):
+                try:
+                    blob, refs = self._pack(packer, args, shared)
+                except Exception as error:
+                    errors[i] = explain(args, error, self.by_value, chunk.function.label)
+                    calls.append(NO_CALL)
+                    shared.clear()
+                    continue
+                if shared:
+                    constants |= dict.fromkeys(shared)
+                    shared.clear()
+                if refs:
+                    weight += sum(refs[1::2])
+                    slabs[i] = refs[::2]
+                    calls.append((chunk.function.number, SLABS, blob))
+                else:
+                    calls.append(blob)
+            payload, refs = packer.pack(calls)
+        except BaseException:
+            self._free(chain.from_iterable(slabs))
+            raise
+        finally:
+            sharing.packing.shared = None
+        weight += len(payload) + sum(refs[1::2])
+        slabs[0] = [*slabs[0], *refs[::2]]  # all of the frame is read before the first call
+        return Packed(CALLS, payload, refs, slabs, weight, list(constants), errors)
+
+    def _map_frame(self, place: Place, chunk: Chunk, packed: Packed) -> bytes:
+        chunk.slabs = packed.slabs
+        for index, error in packed.errors.items():
+            chunk.stop(index, error)
+        chunk.source.window.grow(chunk.block, packed.weight)  # type: ignore[attr-defined]
+        flags = (PARCEL if packed.refs else 0) | (STAR if chunk.star else 0) | (TIMED if chunk.timeout else 0)
+        frames = self._introduce(place, chunk.function) + self._send_constants(place, packed.shared)
+        header = HEADER.pack(len(packed.payload), packed.kind, flags, len(chunk.items), chunk.function.number)
+        return frames + header + packed.payload
 
     def _unpicklable(self, chunk: Chunk, error: Exception) -> None:
-        """An item of this chunk cannot be pickled: alone it fails, in company the others go on."""
-        if len(chunk.items) == 1:
-            item = chunk.items[0]
-            value = item if chunk.star else (item,)
-            made = (
-                error
-                if isinstance(error, SerializationError)
-                else explain(value, error, self.by_value, chunk.function.label)
-            )
-            if made is not error:
-                made.__cause__ = error
-            self.loop.call_soon(self._settled, chunk, made)
-        else:
-            self.loop.call_soon(self._scattered, chunk)
+        """There is no memory for the pickle of a whole chunk."""
+        made = explain(tuple(chunk.items), error, self.by_value, chunk.function.label)
+        self.loop.call_soon(self._settled, chunk, made)
 
     def _settled(self, chunk: Chunk, error: BaseException) -> None:
         self.vacate(chunk)
-        if not chunk.finished:  # the pool may have been closed meanwhile
-            chunk.deliver([None], {0: error})
+        left = len(chunk.items) - chunk.done  # none, if the pool was closed meanwhile
+        if left:
+            chunk.deliver([None] * left, dict.fromkeys(range(left), error))
         self.pump()
-
-    def _scattered(self, chunk: Chunk) -> None:
-        self.vacate(chunk)
-        chunk.requeue(apart=True)
 
     def _give_back(self) -> None:
         """Tell workers which of their slabs nobody reads any more."""
@@ -765,7 +810,7 @@ class ProcessPool(Pool):
         self.reading = task
 
     async def _read_heavy(self, place: Place, payload: bytes) -> None:
-        value, error = await self._in_thread(place.link.load, payload, True, place.link.many)
+        value, error = await self._in_thread(place.link.load, payload, True)
         if place.link.heavy is not payload:
             return  # the worker has died, and what it had said was settled then
         place.link.resume(value, error)
@@ -811,7 +856,7 @@ class ProcessPool(Pool):
 
         link = place.link
         while link.heavy is not None:
-            link.resume(*link.load(link.heavy, True, link.many))
+            link.resume(*link.load(link.heavy, True))
         running = link.lost(error)
         self._lost += running
         for chunk in link.ended:
@@ -906,6 +951,23 @@ class ProcessPool(Pool):
 
     async def __aenter__(self) -> Self:
         return await super().__aenter__()
+
+
+def _plain(items: Sequence[Any]) -> bool:
+    """Whether no two of these have anything in common that can be changed, by a look that C code takes.
+
+    True for numbers, strings, and small containers of such that are all different objects.
+    """
+    kinds = set(map(type, items))
+    if kinds <= PLAIN:
+        return True
+    kind = kinds.pop()
+    if kinds or kind not in (tuple, list, dict) or sum(map(len, items)) > SMALL * len(items):
+        return False
+    inner = chain.from_iterable(items)
+    if kind is dict:
+        inner = chain(inner, chain.from_iterable(map(dict.values, items)))
+    return PLAIN.issuperset(map(type, inner)) and (kind is tuple or len(set(map(id, items))) == len(items))
 
 
 def _positive(name: str, value: Any) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 Send = Callable[..., None]
+OWN = "asyncpar.process.worker"  # whose frames are left out of tracebacks
 
 
 # -- errors
@@ -70,10 +71,9 @@ def dump_error(error: BaseException, dump: Callable[..., bytes] = pickle.dumps) 
     import traceback
 
     frames = error.__traceback__
-    outside = (
-        frames.tb_next if frames is not None and frames.tb_next is not None else frames
-    )  # without our own
-    text = "".join(traceback.format_exception(type(error), error, outside))
+    while frames is not None and frames.tb_frame.f_globals.get("__name__") == OWN:
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(error), error, frames))
     try:
         # a note is a note already for an exception that was raised here before
         error.add_note(f"\nTraceback in worker {os.getpid()}:\n{text.rstrip()}")

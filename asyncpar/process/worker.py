@@ -21,13 +21,12 @@ from collections.abc import Callable
 from asyncpar import residence
 from asyncpar.chunks import is_async
 from asyncpar.process import transit
-from asyncpar.process.arena import Arena, pack, unpack
+from asyncpar.process.arena import Arena, Packer, pack, unpack
 from asyncpar.process.layout import (
     BUSY,
     CALLS,
     CANCELS,
     ERROR,
-    FAILED,
     FLOATS,
     FORGET,
     FRAME_SECONDS,
@@ -43,12 +42,11 @@ from asyncpar.process.layout import (
     LOGGED,
     MAP,
     MODE,
-    OUT_OF_BAND,
+    NOTHING,
     PARCEL,
     PICKLED,
     RANGES,
     RECALL,
-    REFUSED,
     RELEASED,
     RESULTS,
     RETURNED,
@@ -56,7 +54,6 @@ from asyncpar.process.layout import (
     SEQ,
     SHARE,
     SINCE,
-    SIZE,
     SLABS,
     STAR,
     STOPPED,
@@ -69,14 +66,14 @@ TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does witho
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-SCALARS = frozenset((int, float, str, bool, type(None)))
+NUMBERS = frozenset((int, float, bool, complex, type(None)))
 LENGTH = struct.Struct("<I")
 RECEIVE = 1 << 18
 FRAME_NS = int(FRAME_SECONDS * 1e9)
 BIG = 1 << 62
 MOST_AUX = 0xFFFF_FFFF
-BULKY = 4096
-NO_FUNCTION = 0  # the function travels with its arguments
+FEW = 8
+BULKY = 4096  # bytes from which a value is not pickled twice: for the log, and in a list
 
 
 class Interrupted(KeyboardInterrupt):
@@ -94,9 +91,13 @@ class Worker:
         self.integers = self.log[: 8 * (LOG_SIZE // 8)].cast("q")
         self.floats = self.log[: 8 * (LOG_SIZE // 8)].cast("d")
         self.mode = self.words[MODE] = PICKLED
-        self.bulky = False  # values of the running chunk are too large to be kept twice
         self.logged_bytes = 0
-        self.functions: dict[int, Callable[..., Any]] = {}
+        self.values: list[Any] = []  # plain values that are not sent yet ...
+        self.out: list[bytes] = []  # ... or, never both, outcomes that are pickled
+        self.sizes: list[int] = []  # and their sizes and flags
+        self.packer = Packer(arena)
+        self.begun = 0  # when the first of them was, in nanoseconds
+        self.functions: dict[int, Callable[..., Any]] = {NOTHING: lambda: None}
         self.constants: dict[int, Any] = {}
         self.packed_constants: dict[int, bytes] = {}
         self.buffer = bytearray(RECEIVE)
@@ -283,159 +284,47 @@ class Worker:
 
     # -- calls
 
-    def on_calls(self, payload: bytes, flags: int, count: int, aux: int) -> None:
-        """Run calls that were made one by one: each has its own arguments and its own answer."""
-        if self.mode != PICKLED:
-            self.words[MODE] = self.mode = PICKLED
-        head = struct.unpack_from(f"<{2 * count}I", payload)
-        at = 8 * count
-        words, inside, functions, loads, clock = (
-            self.words,
-            self.inside,
-            self.functions,
-            pickle.loads,
-            time.perf_counter_ns,
-        )
-        out: list[bytes] = []
-        sizes: list[int] = []
-        begun = clock()
-        last = 2 * count - 2
-        for i in range(0, 2 * count, 2):
-            size = head[i + 1]
-            blob = payload[at : at + (size & SIZE)]
-            at += size & SIZE
-            error: BaseException | None = None
-            value: Any = None
-            args: Any = ()
-            if flags & TIMED:
-                words[SINCE] = time.monotonic_ns()
-            try:
-                try:
-                    inside[0] = 1
-                    if self.cancelled and self.is_cancelled(words[SEQ]):
-                        raise Interrupted
-                    args = unpack(self.arena, blob, self.lend) if size & SLABS else loads(blob)
-                    if head[i] == NO_FUNCTION:
-                        function, *args = args
-                        args = args[0] if not size & KEYWORDS else args
-                        function = self.adapted(function)
-                    else:
-                        function = functions[head[i]]
-                    value = function(*args[0], **args[1]) if size & KEYWORDS else function(*args)
-                finally:
-                    inside[0] = 0
-            except BaseException as raised:  # whatever it is, it is the call's
-                inside[0] = 0
-                error = raised
-            mark, answer = 0, b""
-            stopped = type(error) is Interrupted and self.is_cancelled(words[SEQ])
-            if not stopped:
-                mark, answer = self.answer(value, error)
-            args = value = error = function = None
-            if self.lent:
-                self.settle()
-            if stopped:
-                self.send_results(sizes, out, clock() - begun, words[SEQ])
-                if self.kept <= words[SEQ] < self.recalled:
-                    self.give_back(count - i // 2)
-                    break
-                self.send(STOPPED, b"", 1)
-                self.sent(words[SEQ] + 1, last=i == last)
-                begun = clock()
-                continue
-            if mark & SLABS:  # it may be large: it travels alone, so that a thread can read it
-                self.send_results(sizes, out, clock() - begun, words[SEQ])
-            sizes.append(len(answer) | mark)
-            out.append(answer)
-            now = clock()
-            if i == last or mark & SLABS or now - begun > FRAME_NS or not self.record(mark, answer):
-                self.send_results(sizes, out, now - begun, words[SEQ] + 1, last=i == last)
-                begun = now
-            else:
-                words[SEQ] += 1
-        self.done()
+    def on_calls(self, payload: bytes, flags: int, count: int, number: int) -> None:
+        """Run calls that have their arguments each in a pickle of its own."""
+        loads, functions, function = pickle.loads, self.functions, self.functions[number]
 
-    def answer(self, value: Any, error: BaseException | None) -> tuple[int, bytes]:
-        """The flags and bytes that carry one outcome."""
-        if error is None:
+        def call(packed: Any) -> Any:
+            one, mark, blob = function, 0, packed
+            if type(packed) is tuple:
+                named, mark, blob = packed
+                one = functions[named]
             try:
-                if type(value) in SCALARS and (type(value) is not str or len(value) < OUT_OF_BAND):
-                    return 0, pickle.dumps(value, 5)
-                blob, refs = self.pack(value)
-            except BaseException as raised:  # the user's __reduce__ may raise anything
-                error = transit.unpicklable_result(value, raised)
-            else:
-                return (SLABS if refs else 0), blob
-        return ERROR, transit.dump_error(error, self.dump)
-
-    def pack(self, value: Any) -> tuple[bytes, list[int]]:
-        try:
-            return pack(self.arena, value)
-        except Exception:
-            if self.dump is pickle.dumps:
+                args = unpack(self.arena, blob, self.lend) if mark & SLABS else loads(blob)
+            except Interrupted:
                 raise
-            return pack(self.arena, value, self.dump)
+            except BaseException as error:  # the user's classes may raise anything
+                raise transit.unloadable("an argument", error) from error
+            return one(*args[0], **args[1]) if mark & KEYWORDS else one(*args)
 
-    def record(self, mark: int, answer: bytes) -> bool:
-        """Keep an outcome where it outlives this process; false if there is no room."""
-        start, size = self.logged_bytes, len(answer)
-        if start + size + 4 > LOG_SIZE:
-            return False
-        self.log[start : start + 4] = LENGTH.pack(size | mark)
-        self.log[start + 4 : start + 4 + size] = answer
-        self.logged_bytes = start + 4 + size
-        return True
-
-    def sent(self, seq: int, last: bool = False) -> None:
-        """All outcomes before call ``seq`` are in the pipe: the log starts afresh.
-
-        In this order, so that a death in between is read rightly: see ``Link.lost``.
-        """
-        if last:
-            self.next = seq
-            self.words[BUSY] = 0
-        self.words[SEQ] = seq
-        self.words[LOGGED] = seq
-        self.logged_bytes = 0
-
-    def send_results(self, sizes: list[int], out: list[bytes], ns: int, seq: int, last: bool = False) -> None:
-        if out:
-            flags = PARCEL if sizes[0] & SLABS else 0
-            body = struct.pack(f"<{len(sizes)}I", *sizes) + b"".join(out)
-            self.send(RESULTS, body, len(sizes), flags, ns // 1000)
-            sizes.clear()
-            out.clear()
-            self.sent(seq, last)
-
-    # -- map
+        self.run(call, self.unpack(payload, flags), flags)
 
     def on_map(self, payload: bytes, flags: int, count: int, number: int) -> None:
-        """Run one function on each of the items; values go back together."""
-        words, inside, clock = self.words, self.inside, time.perf_counter_ns
-        self.bulky = False
-        try:
-            items = unpack(self.arena, payload, self.lend) if flags & PARCEL else pickle.loads(payload)
-            function = self.functions[number]
-            function = _starred(function) if flags & STAR else function
-        except BaseException as raised:  # the user's classes may raise anything
-            self.settle()
-            self.send(REFUSED, transit.dump_error(transit.unloadable("an argument", raised)), count)
-            self.sent(words[SEQ] + count, last=True)
-            self.done()
-            return
-        values: list[Any] = []
-        errors: dict[int, bytes] = {}
-        cancelled, is_cancelled, record, timed = (
-            self.cancelled,
-            self.is_cancelled,
-            self.record_value,
-            flags & TIMED,
-        )
-        integers, append = self.integers, values.append
-        look = 15 if count > 64 else 0  # chunks are long when calls are short: look at the clock less often
+        """Run one function on each of the items, which are plain."""
+        function = self.functions[number]
+        self.run(_starred(function) if flags & STAR else function, self.unpack(payload, flags), flags)
+
+    def unpack(self, payload: bytes, flags: int) -> Any:
+        return unpack(self.arena, payload, self.lend) if flags & PARCEL else pickle.loads(payload)
+
+    def run(self, function: Callable[[Any], Any], items: list[Any], flags: int) -> None:
+        """Call the function with each of the items, and answer in their order.
+
+        Plain values travel in one list. Any other is pickled before the next call starts, which may change it.
+        """
+        words, inside, clock, timed = self.words, self.inside, time.perf_counter_ns, flags & TIMED
+        cancelled, is_cancelled, out = self.cancelled, self.is_cancelled, self.out
+        values, integers, append = self.values, self.integers, self.values.append
+        # chunks are long when calls are short: look at the clock less often
+        look = 15 if len(items) > 64 else 0
         seq = words[SEQ]
-        end = seq + count
-        begun = clock()
+        end = seq + len(items)
+        error: BaseException | None = None
+        self.begun = clock()
         for item in items:
             if timed:
                 words[SINCE] = time.monotonic_ns()
@@ -449,51 +338,83 @@ class Worker:
                     inside[0] = 0
             except BaseException as raised:  # whatever it is, it is the call's
                 inside[0] = 0
-                value = None
                 if type(raised) is Interrupted and is_cancelled(seq):
                     if self.kept <= seq < self.recalled:
                         break
-                    self.send_values(values, errors, clock() - begun, seq)
+                    raised.__traceback__ = None  # the arguments are in there
+                    self.flush(seq)
                     self.send(STOPPED, b"", 1)
                     seq += 1
                     self.sent(seq, last=seq == end)
-                    begun = clock()
                     continue
-                errors[len(values)] = transit.dump_error(raised, self.dump)
-            append(value)
+                value = error = raised  # which is not plain
+            if not out and (type(value) in NUMBERS or _plain(value)):
+                append(value)
+                kept = None  # not yet looked at
+            else:
+                mark, answer = self.answer(value, error)
+                value = error = None
+                kept = self.add(mark, answer, seq)
             seq += 1
             if seq == end:
                 break
             if not seq & look:
                 now = clock()
-                if now - begun > FRAME_NS:
-                    look = 0 if now - begun > 2 * FRAME_NS else look
-                    self.send_values(values, errors, now - begun, seq)
-                    begun = now
+                if now - self.begun > FRAME_NS:
+                    look = 0 if now - self.begun > 2 * FRAME_NS else look
+                    self.flush(seq)
                     continue
-            # keep the value where it outlives this process, before the next call starts
-            if type(value) is int and self.mode == INTEGERS and not errors and -BIG < value < BIG:
+            # keep the outcome where it outlives this process, before the next call starts
+            if type(value) is int and self.mode == INTEGERS and -BIG < value < BIG:
                 integers[len(values) - 1] = value
                 words[SEQ] = seq
-            elif record(value, errors.get(len(values) - 1), len(values)):
+            elif self.record(value) if kept is None else kept:
                 words[SEQ] = seq
             else:
-                now = clock()
-                self.send_values(values, errors, now - begun, seq)
-                begun = now
-        item = items = value = None
-        if self.lent:
-            self.settle()
-        self.send_values(values, errors, clock() - begun, seq, last=seq == end)
+                self.flush(seq)
+        value = None
+        self.flush(seq, last=seq == end)
         if seq < end:
             self.give_back(end - seq)
         self.done()
 
-    def record_value(self, value: Any, error: bytes | None, count: int) -> bool:
-        """Keep one outcome in the log; false if it must be sent now, with all before it."""
-        if error is not None:
-            return self.mode == PICKLED and self.record(ERROR, error)
-        kind = type(value)
+    def answer(self, value: Any, error: BaseException | None) -> tuple[int, bytes]:
+        """The flags and bytes that carry one outcome."""
+        if error is None:
+            try:
+                blob, refs = self.pack(value)
+            except BaseException as raised:  # the user's __reduce__ may raise anything
+                error = transit.unpicklable_result(value, raised)
+            else:
+                return (SLABS if refs else 0), blob
+        return ERROR, transit.dump_error(error, self.dump)
+
+    def pack(self, value: Any) -> tuple[bytes, list[int]]:
+        try:
+            return self.packer.pack(value)
+        except Exception:
+            if self.dump is pickle.dumps:
+                raise
+            return pack(self.arena, value, self.dump)
+
+    def add(self, mark: int, answer: bytes, seq: int) -> bool:
+        """Keep the outcome of call ``seq`` with those that are not sent yet, and in the log.
+
+        False if it must be sent now: there is no room in the log, or it may be large. Such an outcome travels alone,
+        so that a thread can read it.
+        """
+        if self.values or (mark & SLABS and self.out):
+            self.flush(seq)
+        if self.mode != PICKLED:
+            self.words[MODE] = self.mode = PICKLED
+        mark |= len(answer)
+        self.sizes.append(mark)
+        self.out.append(answer)
+        return not mark & SLABS and self.log_answer(mark, answer)
+
+    def record(self, value: Any) -> bool:
+        """Keep the last of ``values`` in the log; false if it must be sent now, with all before it."""
+        kind, count = type(value), len(self.values)
         mode = INTEGERS if kind is int and -BIG < value < BIG else FLOATS if kind is float else PICKLED
         if mode != self.mode:
             if count > 1:
@@ -505,40 +426,50 @@ class Worker:
         if mode == FLOATS:
             self.floats[count - 1] = value
             return True
-        if self.bulky:
-            return False
-        try:
-            blob = pickle.dumps(value, 5)
-        except BaseException:  # the user's __reduce__ may raise anything; sent now, it is named as the error
-            return False
-        self.bulky = len(blob) > BULKY
-        return self.record(0, blob)
+        answer = pickle.dumps(value, 5)
+        return self.log_answer(len(answer), answer)
 
-    def send_values(
-        self, values: list[Any], errors: dict[int, bytes], ns: int, seq: int, last: bool = False
-    ) -> None:
-        """Send what was computed; a value that can't be pickled fails alone."""
-        if not values:
+    def log_answer(self, mark: int, answer: bytes) -> bool:
+        """Put an outcome behind the others in the log; false if there is no room."""
+        start = self.logged_bytes
+        end = start + 4 + len(answer)
+        if end > LOG_SIZE:
+            return False
+        self.log[start:end] = LENGTH.pack(mark) + answer
+        self.logged_bytes = end
+        return True
+
+    def flush(self, seq: int, last: bool = False) -> None:
+        """Send the outcomes of the calls before ``seq`` that wait here."""
+        if self.lent:
+            self.settle()
+        now = time.perf_counter_ns()
+        us = (now - self.begun) // 1000
+        self.begun = now
+        if self.values:
+            self.send(VALUES, pickle.dumps(self.values, 5), len(self.values), 0, us)
+            self.values.clear()
+        elif self.out:
+            count, flags = len(self.out), PARCEL if self.sizes[0] & SLABS else 0
+            body = struct.pack(f"<{count}I", *self.sizes) + b"".join(self.out)
+            self.send(RESULTS, body, count, flags, us)
+            self.sizes.clear()
+            self.out.clear()
+        else:
             return
-        count = len(values)
-        try:
-            blob, refs = self.pack((values, errors) if errors else values)
-        except BaseException:  # the user's __reduce__ may raise anything
-            self.replace_unpicklable(values, errors)
-            blob, refs = self.pack((values, errors) if errors else values)
-        flags = (FAILED if errors else 0) | (PARCEL if refs else 0)
-        values.clear()
-        errors.clear()
-        self.send(VALUES, blob, count, flags, ns // 1000)
         self.sent(seq, last)
 
-    def replace_unpicklable(self, values: list[Any], errors: dict[int, bytes]) -> None:
-        for i, value in enumerate(values):
-            try:
-                self.dump(value, 5)
-            except BaseException as raised:  # this is the one
-                errors[i] = transit.dump_error(transit.unpicklable_result(value, raised))
-                values[i] = None
+    def sent(self, seq: int, last: bool = False) -> None:
+        """All outcomes before call ``seq`` are in the pipe: the log starts afresh.
+
+        In this order, so that a death in between is read rightly: see ``Link.lost``.
+        """
+        if last:
+            self.next = seq
+            self.words[BUSY] = 0
+        self.words[SEQ] = seq
+        self.words[LOGGED] = seq
+        self.logged_bytes = 0
 
     # -- arguments that live in shared memory
 
@@ -576,6 +507,17 @@ def _raiser(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return fail
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value that is no number is short and cannot be changed, so that it can travel in a list with others."""
+    kind = type(value)
+    if kind is tuple and len(value) <= FEW:
+        for one in value:
+            if type(one) not in NUMBERS and (type(one) is tuple or not _plain(one)):
+                return False
+        return True
+    return (kind is str or kind is bytes) and len(value) <= BULKY
 
 
 def _starred(function: Callable[..., Any]) -> Callable[[tuple[Any, ...]], Any]:
