@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +23,9 @@ import collections
 def total(prices, factor=1):
     print("counting", len(prices))
     return sum(prices) * factor
+
+def size(text):
+    return len(text)
 
 def letters(text):
     return collections.Counter(text)
@@ -225,3 +230,51 @@ def test_the_policy_of_programs_that_call(project, local):
     env, _ = local
     policy = json.loads(command(project, "deploy", "--client-policy", env=env).stdout)
     assert policy["Statement"][0]["Resource"] == ["arn:aws:lambda:us-east-1:000000000000:function:shop:live"]
+
+
+PROGRAM = """
+import asyncpar, asyncpar_lambda, shop
+
+async def main():
+    async with asyncpar_lambda.LambdaPool("shop") as cloud:
+        print(await cloud.run(shop.size, "x" * 7_000_000), await cloud.map(shop.total, [[1], [2, 3]]))
+
+asyncpar.run(main)
+"""
+
+
+def test_a_program_talks_to_the_local_lambda_by_what_was_exported(project, local):
+    env, _ = local
+    (project / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, "program.py"], env=env, cwd=project, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("7000000 [1, 5]\n", "")  # large arguments go through its object store
+
+
+PAGE = Path(__file__).parents[2] / "docs/lambda.md"
+
+
+def sessions():
+    """The commands of the page's section on deploying, with what it says that they print."""
+    section = PAGE.read_text().split("\n## Deploying\n")[1].split("\n## ")[0]
+    for block in re.findall(r"^```console\n(.*?)^```$", section, re.MULTILINE | re.DOTALL):
+        for one in block.split("$ asyncpar lambda ")[1:]:
+            line, _, printed = one.partition("\n")
+            yield shlex.split(line), printed
+
+
+def test_the_page_on_deploying_says_what_happens(project, local):
+    env, _ = local
+    section = PAGE.read_text().split("\n## Deploying\n")[1]
+    (project / "words.py").write_text(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1])
+    here = (project / "asyncpar-lambda.toml").read_text().splitlines()[-2:]  # python and machine of this test
+    (project / "asyncpar-lambda.toml").unlink()
+    for arguments, printed in sessions():
+        done = command(project, *arguments, env=env)
+        expected = re.escape(printed).replace("…", ".*").replace("arm64:", ".*:").replace("python3\\.13", ".*")
+        assert re.fullmatch(expected, done.stdout), (arguments, done.stdout, done.stderr)
+        if arguments[0] == "plan":  # the page's target is AWS's arm64; this is a Lambda on this machine
+            file = project / "asyncpar-lambda.toml"
+            text = re.sub(r'^(python|machine) = ".*"\n', "", file.read_text(), flags=re.MULTILINE)
+            file.write_text(text + "\n".join(here) + "\n")
