@@ -16,6 +16,8 @@ import pytest
 pytest.importorskip("cyclopts", reason="the cli extra is not installed")
 
 from asyncpar.cli import main
+from asyncpar.cli.errors import CommandError
+from asyncpar_lambda.cli.deploying import confirm
 
 FUNCTIONS = """
 import collections
@@ -198,6 +200,21 @@ def test_another_key_is_noticed(project, local):
 
 
 @pytest.mark.parametrize(
+    ("answer", "goes_on"), [("y", True), ("YES", True), ("", False), ("n", False), ("what", False)]
+)
+def test_the_answer_of_whoever_is_asked(monkeypatch, answer, goes_on):
+    asked = []
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or answer)
+    if goes_on:
+        confirm("Deploy", yes=False)
+    else:
+        with pytest.raises(CommandError, match="nothing was changed"):
+            confirm("Deploy", yes=False)
+    assert asked == ["Deploy? [y/N] "]
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("total", "total: name a function as module:function"),
@@ -249,7 +266,10 @@ def test_a_program_talks_to_the_local_lambda_by_what_was_exported(project, local
     done = subprocess.run(
         [sys.executable, "program.py"], env=env, cwd=project, capture_output=True, text=True, check=False
     )
-    assert (done.stdout, done.stderr) == ("7000000 [1, 5]\n", "")  # large arguments go through its object store
+    assert (done.stdout, done.stderr) == (
+        "7000000 [1, 5]\n",
+        "",
+    )  # large arguments go through its object store
 
 
 PAGE = Path(__file__).parents[2] / "docs/lambda.md"
@@ -272,7 +292,9 @@ def test_the_page_on_deploying_says_what_happens(project, local):
     (project / "asyncpar-lambda.toml").unlink()
     for arguments, printed in sessions():
         done = command(project, *arguments, env=env)
-        expected = re.escape(printed).replace("…", ".*").replace("arm64:", ".*:").replace("python3\\.13", ".*")
+        expected = (
+            re.escape(printed).replace("…", ".*").replace("arm64:", ".*:").replace("python3\\.13", ".*")
+        )
         assert re.fullmatch(expected, done.stdout), (arguments, done.stdout, done.stderr)
         if arguments[0] == "plan":  # the page's target is AWS's arm64; this is a Lambda on this machine
             file = project / "asyncpar-lambda.toml"
