@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import moto
 import pytest
 
 pytest.importorskip("cyclopts", reason="the cli extra is not installed")
@@ -188,6 +189,19 @@ def test_a_deployment_from_one_end_to_the_other(project, local):
     process.send_signal(signal.SIGINT)
     assert process.stdout.read().endswith("stopped; nothing is left\n")
     assert process.wait(10) == 0
+
+
+def test_on_aws_the_key_goes_with_the_deployment(project, monkeypatch, capsys):
+    for name, value in environment(project, AWS_REGION="eu-central-1").items():
+        monkeypatch.setenv(name, value)
+    key = project / "config/asyncpar/lambda/shop.key"
+    with moto.mock_aws():
+        assert main(["lambda", "deploy", "--yes"]) == 0
+        assert "deployed shop to eu-central-1: LambdaPool('shop')" in capsys.readouterr().out
+        assert key.exists()
+        assert main(["lambda", "remove", "--yes"]) == 0
+    assert "nothing of shop is left" in capsys.readouterr().out
+    assert not key.exists()
 
 
 def test_another_key_is_noticed(project, local):
