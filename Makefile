@@ -51,9 +51,11 @@ format: python ## reformat, and repair what ruff can
 bench: .venv/bench/stamp ## the tables of the README: asyncpar beside its peers
 	@.venv/bench/bin/python -m benchmarks $(ARGS)
 
-integration: python .venv/ministack/stamp ## tests against services that need an environment of their own
+integration: python .venv/ministack/stamp .venv/osls/stamp ## tests against services that need an environment of their own
 	@$(MAKE) --no-print-directory .venv/$(main)/stamp
-	@ASYNCPAR_MINISTACK="$(CURDIR)/.venv/ministack" .venv/$(main)/bin/python -m pytest tests/integration $(ARGS)
+	@ASYNCPAR_MINISTACK="$(CURDIR)/.venv/ministack" \
+		ASYNCPAR_OSLS="$$(test -x $(osls) && echo $(CURDIR)/$(osls))" \
+		.venv/$(main)/bin/python -m pytest tests/integration $(ARGS)
 
 clean: ## remove every environment and cache
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
@@ -76,6 +78,14 @@ python:
 .venv/ministack/stamp: requirements/ministack.txt scripts/make-venv | python
 	@CONSTRAINTS=requirements/ministack.txt scripts/make-venv .venv/ministack "$(main_python)" \
 		--requirement requirements/ministack.txt
+	@touch $@
+
+# The fork of the Serverless Framework that is maintained. Without npm its test says that it is skipped.
+osls := .venv/osls/node_modules/.bin/osls
+.venv/osls/stamp: requirements/osls.txt
+	@mkdir -p .venv/osls
+	@! command -v npm >/dev/null || npm install --prefix .venv/osls --ignore-scripts --no-audit --no-fund --loglevel=error \
+		$$(sed '/^#/d' $<)
 	@touch $@
 
 .venv/%/stamp: $(inputs) requirements/test.txt | python

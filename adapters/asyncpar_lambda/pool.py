@@ -241,7 +241,7 @@ class LambdaPool(Pool):
             self._run = f"{random.getrandbits(64):016x}"
             self._store = Store(
                 s3_endpoint, self.region, self.deployment.bucket, f"jobs/{self.deployment.job}/{self._run}/",
-                self._identity, by_path=self.endpoint_url is not None,
+                self._identity, by_path=".amazonaws.com" not in s3_endpoint,
             )  # fmt: skip
 
     def _check_deployment(self, deployment: Deployment) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import moto
 import pytest
 
 pytest.importorskip("cyclopts", reason="the cli extra is not installed")
 
 from asyncpar.cli import main
+from asyncpar.cli.errors import CommandError
+from asyncpar_lambda.cli.deploying import confirm
 
 FUNCTIONS = """
 import collections
@@ -21,6 +26,9 @@ import collections
 def total(prices, factor=1):
     print("counting", len(prices))
     return sum(prices) * factor
+
+def size(text):
+    return len(text)
 
 def letters(text):
     return collections.Counter(text)
@@ -183,6 +191,19 @@ def test_a_deployment_from_one_end_to_the_other(project, local):
     assert process.wait(10) == 0
 
 
+def test_on_aws_the_key_goes_with_the_deployment(project, monkeypatch, capsys):
+    for name, value in environment(project, AWS_REGION="eu-central-1").items():
+        monkeypatch.setenv(name, value)
+    key = project / "config/asyncpar/lambda/shop.key"
+    with moto.mock_aws():
+        assert main(["lambda", "deploy", "--yes"]) == 0
+        assert "deployed shop to eu-central-1: LambdaPool('shop')" in capsys.readouterr().out
+        assert key.exists()
+        assert main(["lambda", "remove", "--yes"]) == 0
+    assert "nothing of shop is left" in capsys.readouterr().out
+    assert not key.exists()
+
+
 def test_another_key_is_noticed(project, local):
     env, _ = local
     (project / "config/asyncpar/lambda/shop.key").unlink()
@@ -190,6 +211,21 @@ def test_another_key_is_noticed(project, local):
     assert "ASYNCPAR_PUBLIC_KEY: " in looked.stdout
     assert "it was deployed with another key, which will be refused from now on" in looked.stdout
     assert not (project / "config/asyncpar/lambda/shop.key").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "goes_on"), [("y", True), ("YES", True), ("", False), ("n", False), ("what", False)]
+)
+def test_the_answer_of_whoever_is_asked(monkeypatch, answer, goes_on):
+    asked = []
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or answer)
+    if goes_on:
+        confirm("Deploy", yes=False)
+    else:
+        with pytest.raises(CommandError, match="nothing was changed"):
+            confirm("Deploy", yes=False)
+    assert asked == ["Deploy? [y/N] "]
 
 
 @pytest.mark.parametrize(
@@ -225,3 +261,56 @@ def test_the_policy_of_programs_that_call(project, local):
     env, _ = local
     policy = json.loads(command(project, "deploy", "--client-policy", env=env).stdout)
     assert policy["Statement"][0]["Resource"] == ["arn:aws:lambda:us-east-1:000000000000:function:shop:live"]
+
+
+PROGRAM = """
+import asyncpar, asyncpar_lambda, shop
+
+async def main():
+    async with asyncpar_lambda.LambdaPool("shop") as cloud:
+        print(await cloud.run(shop.size, "x" * 7_000_000), await cloud.map(shop.total, [[1], [2, 3]]))
+
+asyncpar.run(main)
+"""
+
+
+def test_a_program_talks_to_the_local_lambda_by_what_was_exported(project, local):
+    env, _ = local
+    (project / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, "program.py"], env=env, cwd=project, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == (
+        "7000000 [1, 5]\n",
+        "",
+    )  # large arguments go through its object store
+
+
+PAGE = Path(__file__).parents[2] / "docs/lambda.md"
+
+
+def sessions():
+    """The commands of the page's section on deploying, with what it says that they print."""
+    section = PAGE.read_text().split("\n## Deploying\n")[1].split("\n## ")[0]
+    for block in re.findall(r"^```console\n(.*?)^```$", section, re.MULTILINE | re.DOTALL):
+        for one in block.split("$ asyncpar lambda ")[1:]:
+            line, _, printed = one.partition("\n")
+            yield shlex.split(line), printed
+
+
+def test_the_page_on_deploying_says_what_happens(project, local):
+    env, _ = local
+    section = PAGE.read_text().split("\n## Deploying\n")[1]
+    (project / "words.py").write_text(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1])
+    here = (project / "asyncpar-lambda.toml").read_text().splitlines()[-2:]  # python and machine of this test
+    (project / "asyncpar-lambda.toml").unlink()
+    for arguments, printed in sessions():
+        done = command(project, *arguments, env=env)
+        expected = (
+            re.escape(printed).replace("…", ".*").replace("arm64:", ".*:").replace("python3\\.13", ".*")
+        )
+        assert re.fullmatch(expected, done.stdout), (arguments, done.stdout, done.stderr)
+        if arguments[0] == "plan":  # the page's target is AWS's arm64; this is a Lambda on this machine
+            file = project / "asyncpar-lambda.toml"
+            text = re.sub(r'^(python|machine) = ".*"\n', "", file.read_text(), flags=re.MULTILINE)
+            file.write_text(text + "\n".join(here) + "\n")

@@ -219,6 +219,25 @@ def test_other_regions_and_their_buckets(moto_aws):
     cloud.close()
 
 
+def test_a_role_that_lambda_does_not_see_yet_is_waited_for(moto_aws, monkeypatch):
+    cloud = Cloud(SETTINGS)
+    create, refused = cloud.functions.create_function, []
+    message = "The role defined for the function cannot be assumed by Lambda."
+
+    def late(**options):
+        if len(refused) < 2:
+            refused.append(options["FunctionName"])
+            error = {"Error": {"Code": "InvalidParameterValueException", "Message": message}}
+            raise cloud.functions.exceptions.InvalidParameterValueException(error, "CreateFunction")
+        return create(**options)
+
+    monkeypatch.setattr(cloud.functions, "create_function", late)
+    monkeypatch.setattr(deploy.time, "sleep", lambda _: None)
+    cloud.apply(wanted(SETTINGS, cloud.place, "one", "ab"), package(), lambda _: None)
+    assert refused == ["my-job", "my-job"]
+    cloud.close()
+
+
 # Errors
 
 

@@ -1,19 +1,12 @@
 """The pool, the package and the worker on MiniStack: another's Lambda, object store and Runtime API.
 
-``make integration`` installs MiniStack in an environment of its own, whose folder is in ``ASYNCPAR_MINISTACK``. A
-custom runtime is used, with a ``bootstrap`` that runs AWS's own runtime client: MiniStack's managed ones have none.
+A custom runtime is used, with a ``bootstrap`` that runs AWS's own runtime client: MiniStack's managed ones have none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import aiobotocore.session
@@ -25,10 +18,7 @@ from asyncpar_lambda.envelope import new_key
 from asyncpar_lambda.package import Target, build
 from asyncpar_lambda.sigv4 import Credentials
 
-MINISTACK = os.environ.get("ASYNCPAR_MINISTACK", "")
-
 pytestmark = [
-    pytest.mark.skipif(not MINISTACK, reason="no machine here: MiniStack is installed by 'make integration'"),
     pytest.mark.may_block,  # botocore reads its data files when a client is made
     pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning"),  # as aiobotocore does
     pytest.mark.timeout(180),
@@ -39,47 +29,6 @@ pytestmark = [
 def anyio_backend():
     """One loop will do."""
     return "asyncio"
-
-
-@pytest.fixture
-def nothing_left_behind():
-    """Instead of the check of every test: MiniStack keeps processes between them, and ends them with itself."""
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory):
-    """MiniStack, for as long as the tests of this module run."""
-    port, folder = free_port(), tmp_path_factory.mktemp("ministack")
-    environ = {
-        "PATH": os.environ["PATH"], "TMPDIR": str(folder), "HOME": str(folder), "BIND_HOST": "127.0.0.1",
-        "GATEWAY_PORT": str(port), "LOG_LEVEL": "WARNING", "MINISTACK_HOST": "127.0.0.1", "LAMBDA_EXECUTOR": "local",
-    }  # fmt: skip
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [f"{MINISTACK}/bin/ministack"], env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        give_up = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert server.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < give_up, (folder / "log").read_text()
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def deploy(file: Path, *, yes: bool, dry_run: bool) -> int:
             show_changes(different, found, to)
             _warn_of_key(found["function"], public.hex())
             if different and not dry_run:
-                _confirm("Deploy", yes)
+                confirm("Deploy", yes=yes)
                 save_key(key_path(settings.name), private)
                 cloud.apply(to, package, _say)
                 print(f"deployed {settings.name} to {cloud.place.region}: LambdaPool({settings.name!r})")
@@ -191,7 +191,7 @@ def remove(file: Path, *, yes: bool) -> int:
                     Text(f"- {kind} {next(iter(properties.values()))}", "red")
                 )
             if found:
-                _confirm("Remove", yes)
+                confirm("Remove", yes=yes)
                 cloud.remove(_say)
             key = key_path(settings.name)
             if not cloud.on_aws:  # the same key may be that of a deployment on AWS
@@ -202,7 +202,7 @@ def remove(file: Path, *, yes: bool) -> int:
     return 0
 
 
-def _confirm(what: str, yes: bool) -> None:
+def confirm(what: str, *, yes: bool) -> None:
     """Ask, unless the answer was given.
 
     :raises CommandError: the answer is no, or there is nobody to ask
