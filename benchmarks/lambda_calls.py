@@ -143,7 +143,9 @@ def run(python, name, folder):
     """One measurement, in a process of its own."""
     path = Path(folder, "result.json")
     environ = {**os.environ, "PATH": f"{Path(python).parent}:{os.environ['PATH']}"}  # Lithops runs "python"
-    subprocess.run([python, __file__, "--child", name, folder], check=True, stdout=subprocess.DEVNULL, env=environ)
+    subprocess.run(
+        [python, __file__, "--child", name, folder], check=True, stdout=subprocess.DEVNULL, env=environ
+    )
     found = json.loads(path.read_text())
     path.unlink()
     return found

@@ -283,7 +283,7 @@ class LambdaPool(Pool):
 
     # -- the verbs
 
-    def map(
+    def map(  # pyright: ignore[reportIncompatibleMethodOverride] - it takes more keywords than others
         self,
         function: Callable[..., Any],
         /,
