@@ -96,7 +96,7 @@ def local(project):
 
 def test_the_commands_are_listed(project, capsys):
     main(["--help"])
-    assert "AWS Lambda: deploy functions, call them, and remove all of it again." in capsys.readouterr().out
+    assert "AWS Lambda: deploy functions, call them, and remove" in capsys.readouterr().out  # as wide as any terminal
     main(["lambda", "--help"])
     said = capsys.readouterr().out
     for name in ("init", "deploy", "invoke", "logs", "plan", "local", "remove"):
