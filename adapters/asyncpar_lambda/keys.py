@@ -16,10 +16,12 @@ def key_path(function_name: str) -> Path:
 
 def save_key(path: Path, private_key: bytes) -> None:
     """Write it, for its owner's eyes only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = path.with_suffix(".new")  # whoever could read the old file cannot read this one
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(private_key.hex())
+    new.replace(path)
 
 
 def load_key(path: Path) -> bytes:

@@ -118,9 +118,12 @@ class Allowed(Names):
                 f"{name} is in no module that this deployment allows; add '{name}' to allow= and deploy again"
             )
         try:
-            found = _walk(importlib.import_module(module), qualname, name)
-        except ImportError as error:
-            raise CodecError(f"{module} cannot be imported in the worker: {error}") from error
+            imported = importlib.import_module(module)
+        except Exception as error:  # a module may raise anything when it is imported
+            raise CodecError(
+                f"{module} cannot be imported in the worker: {type(error).__name__}: {error}"
+            ) from error
+        found = _walk(imported, qualname, name)
         foreign = getattr(found, "__module__", module) not in (module, None)
         if kind == "function" and module in self.whole and name not in self.exact and foreign:
             raise RefusedError(

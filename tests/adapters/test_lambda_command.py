@@ -96,7 +96,9 @@ def local(project):
 
 def test_the_commands_are_listed(project, capsys):
     main(["--help"])
-    assert "AWS Lambda: deploy functions, call them, and remove" in capsys.readouterr().out  # as wide as any terminal
+    assert (
+        "AWS Lambda: deploy functions, call them, and remove" in capsys.readouterr().out
+    )  # as wide as any terminal
     main(["lambda", "--help"])
     said = capsys.readouterr().out
     for name in ("init", "deploy", "invoke", "logs", "plan", "local", "remove"):
@@ -198,6 +200,12 @@ def test_on_aws_the_key_goes_with_the_deployment(project, monkeypatch, capsys):
     with moto.mock_aws():
         assert main(["lambda", "deploy", "--yes"]) == 0
         assert "deployed shop to eu-central-1: LambdaPool('shop')" in capsys.readouterr().out
+        assert key.exists()
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("AWS_REGION", "us-east-1")
+            elsewhere.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            assert main(["lambda", "remove", "--yes"]) == 0
+            assert f"the key stays in {key}" in capsys.readouterr().out.replace("\n", " ")
         assert key.exists()
         assert main(["lambda", "remove", "--yes"]) == 0
     assert "nothing of shop is left" in capsys.readouterr().out

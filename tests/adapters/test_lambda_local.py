@@ -583,3 +583,15 @@ async def test_presigned_urls():
         status, body = await asyncio.to_thread(fetch, old)
         assert status == 403
         assert b"Request has expired" in body
+
+
+async def test_web_pages_may_not_be_an_environment_either(package):
+    async with deployed(package, "about") as invoke:
+        api = (await invoke())[1]["environ"]["AWS_LAMBDA_RUNTIME_API"]
+        request = urllib.request.Request(
+            f"http://{api}/2018-06-01/runtime/invocation/next", headers={"Origin": "https://example.org"}
+        )
+        with pytest.raises(urllib.error.HTTPError, match="403") as caught:
+            await asyncio.to_thread(urllib.request.urlopen, request, timeout=10)
+        caught.value.close()
+        assert (await invoke())[1]["name"] == "f"  # and the environment goes on

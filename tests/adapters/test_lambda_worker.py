@@ -16,7 +16,7 @@ from asyncpar.errors import CallTimeoutError
 from asyncpar.testing import functions as f
 from asyncpar_lambda import calls, codec, envelope, worker
 from asyncpar_lambda.errors import CodecError, RefusedError
-from asyncpar_lambda.naming import Imported
+from asyncpar_lambda.naming import Allowed, Imported
 
 PRIVATE, PUBLIC = envelope.new_key()
 SIGNER = envelope.Signer(PRIVATE)
@@ -359,3 +359,15 @@ def test_the_worker_imports_almost_nothing():
         "asyncpar", "asyncpar.chunks", "asyncpar.errors", "asyncpar_lambda", "asyncpar_lambda.calls", "asyncpar_lambda.codec",
         "asyncpar_lambda.envelope", "asyncpar_lambda.errors", "asyncpar_lambda.naming", "asyncpar_lambda.worker",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "raised", ["KeyError('NO_SUCH_VARIABLE')", "ValueError('no')", "ImportError('gone')"]
+)
+def test_a_module_that_cannot_be_imported_is_the_calls_error(tmp_path, monkeypatch, raised):
+    """Nothing has run, so it must not look like a worker that was lost."""
+    (tmp_path / "lambda_raises.py").write_text(f"raise {raised}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(CodecError, match="lambda_raises cannot be imported in the worker: ") as caught:
+        Allowed(["lambda_raises:*"]).find("lambda_raises:f", "function")
+    assert raised.partition("(")[0] in str(caught.value)

@@ -112,6 +112,14 @@ def _key(settings: Settings) -> tuple[bytes, bytes]:
     return private, public_of(private)
 
 
+def _is_of(key: Path, function: Properties | None) -> bool:
+    """Whether this is the key that the function was deployed with."""
+    if function is None or not key.exists():
+        return False
+    public: str = function["Environment"]["Variables"]["ASYNCPAR_PUBLIC_KEY"]
+    return public_of(load_key(key)).hex() == public
+
+
 def _warn_of_key(function: Properties | None, public: str) -> None:
     if function is not None and function["Environment"]["Variables"]["ASYNCPAR_PUBLIC_KEY"] != public:
         _say(
@@ -194,10 +202,10 @@ def remove(file: Path, *, yes: bool) -> int:
                 confirm("Remove", yes=yes)
                 cloud.remove(_say)
             key = key_path(settings.name)
-            if not cloud.on_aws:  # the same key may be that of a deployment on AWS
-                print(f"the key stays in {key}" if key.exists() else "there is no key")
-            else:
-                key.unlink(missing_ok=True)
+            if cloud.on_aws and _is_of(key, found.get("function")):
+                key.unlink()
+            elif key.exists():  # it may be that of a deployment in another region or account
+                print(f"the key stays in {key}")
     print(f"nothing of {settings.name} is left" if found else f"there is nothing of {settings.name}")
     return 0
 

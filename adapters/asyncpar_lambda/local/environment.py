@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from asyncpar_lambda.local.http import HttpServer, Request
+from asyncpar_lambda.local.http import HttpServer, Request, from_a_browser
 
 MAX_RESPONSE = 6 * 1024 * 1024 + 100
 TAIL = 4096
@@ -339,7 +339,9 @@ class Environment:
     def on_request(self, request: Request) -> None:
         """What the runtime client asks."""
         path = request.path
-        if path == f"{API}/invocation/next":
+        if from_a_browser(request.headers):
+            request.answer(403, b"{}")
+        elif path == f"{API}/invocation/next":
             self.on_next(request)
         elif path.startswith(f"{API}/invocation/") and path.endswith("/response"):
             self.on_response(request, path.split("/")[-2])

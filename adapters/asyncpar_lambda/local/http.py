@@ -212,3 +212,9 @@ class HttpServer:
             self.server.close()
         for connection in list(self.connections):
             connection.abort()
+
+
+def from_a_browser(headers: dict[str, str]) -> bool:
+    """Whether a page in a browser on this machine made the request, perhaps under a name that it points here."""
+    host = headers.get("host", "127.0.0.1").rsplit(":", 1)[0]
+    return "origin" in headers or "sec-fetch-site" in headers or host not in ("127.0.0.1", "localhost")

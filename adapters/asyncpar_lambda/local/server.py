@@ -22,7 +22,7 @@ from asyncpar_lambda.local.control import Functions, Logs, Roles, reply
 from asyncpar_lambda.local.environment import runtime_folder
 from asyncpar_lambda.local.faults import Dice, Faults
 from asyncpar_lambda.local.functions import Lambda
-from asyncpar_lambda.local.http import HttpServer, Request
+from asyncpar_lambda.local.http import HttpServer, Request, from_a_browser
 from asyncpar_lambda.local.invoke import Invoker, fail
 from asyncpar_lambda.local.store import Store
 
@@ -108,12 +108,6 @@ class Server:
             "objects": sum(map(len, self.store.buckets.values())),
             "pids": [env.process.pid for e in editions for env in e.environments if hasattr(env, "process")],
         }
-
-
-def from_a_browser(headers: dict[str, str]) -> bool:
-    """Whether a page in a browser on this machine made the request, perhaps under a name that it points here."""
-    host = headers.get("host", "127.0.0.1").rsplit(":", 1)[0]
-    return "origin" in headers or "sec-fetch-site" in headers or host not in ("127.0.0.1", "localhost")
 
 
 async def serve(settings: dict[str, Any]) -> None:
