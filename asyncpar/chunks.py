@@ -168,8 +168,8 @@ class Chunk:
             self.source.requeue(self, first)
 
     def split(self, first: int) -> Chunk:
-        """The calls from ``first`` on as a chunk of their own, which never started; all of it is this one itself."""
-        if not first:
+        """The calls from ``first`` on, which never started, as a chunk of their own; or this one, if that is all left."""
+        if first <= self.done:
             return self
         rest = Chunk(
             self.source,

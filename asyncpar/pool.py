@@ -114,6 +114,7 @@ class CallQueue:
     def take(self, busy: bool) -> Chunk | None:
         calls = self.calls
         while calls and calls[0].done():
+            self.pool._drop(calls[0])
             del calls[0]
         if not calls or (self.outcomes and len(calls) < WORTH_A_CHUNK):
             return None
@@ -141,6 +142,8 @@ class CallQueue:
                     return
                 budget -= seconds
                 taken.append(call)
+            else:
+                pool._drop(call)
             del calls[0]
 
     def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
@@ -172,10 +175,11 @@ class CallQueue:
         again = []
         for call in chunk.items[first:]:
             call.chunk = None
-            if call.stopping:
-                call.end(None, Cancelled())
-            elif not call.done():
+            if not call.stopping and not call.done():
                 again.append(call)
+                continue
+            call.end(None, Cancelled())
+            self.pool._drop(call)
         self.calls.extendleft(reversed(again))
         self.pool.offer(self)
 
@@ -240,6 +244,9 @@ class Pool(ABC):
     def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function of a map as it is to be called, now that the map is made."""
         return function
+
+    def _drop(self, call: Call) -> None:  # noqa: B027 (most pools prepare nothing)
+        """A call that was prepared is not sent: nobody wants it any more."""
 
     def _solo(self) -> Pool:
         """A pool of the same kind with one worker, for an actor or a stream."""

@@ -415,5 +415,51 @@ def test_a_recall_that_meets_the_end_of_a_chunk_gives_nothing_back(word, size):
     assert source.ended == source.outcome
 
 
+def test_a_recall_between_the_last_answer_and_what_comes_back():
+    worker = FakeWorker(FakeArena())
+    memory, source = worker.arena.memory, Machine()
+    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload: None, lambda at: None)
+    chunk = Chunk(source, [0, 1, 2], Function(len))  # type: ignore[arg-type]
+    link.sent(chunk)
+    worker.words[BUSY] = 1
+    link.recall()
+    worker.note_recall()
+    source.outcome = {i: i for i in range(3)}
+    worker.values.append(0)
+    worker.flush(1)
+    link.feed(bytes(worker.pipe))
+    worker.pipe.clear()
+    assert link.take_back() == [chunk]  # all that is left of it
+    chunk.requeue()
+    worker.give_back(2)
+    link.feed(bytes(worker.pipe))
+    assert list(source.waiting) == [[1, 2]]
+    assert source.ended == {0: 0}
+    assert not link.in_flight
+
+
+def test_cancels_are_read_once_or_twice_but_each():
+    """A signal may come in while another's ranges are being read."""
+
+    class Nested(list[Any]):
+        def append(self, range_: Any) -> None:
+            super().append(range_)
+            if len(self) == 1:
+                worker.note_cancelled()
+
+    worker = FakeWorker(FakeArena())
+    memory = worker.arena.memory
+    link = Link(memory[:LOG_AT].cast("Q"), memory[LOG_AT:], lambda payload: None, lambda at: None)
+    chunk = Chunk(Machine(), list(range(9)), Function(len))  # type: ignore[arg-type]
+    link.sent(chunk)
+    worker.cancelled = Nested()
+    link.cancel(chunk, 3, 3)
+    worker.note_cancelled()
+    link.cancel(chunk, 7, 7)
+    worker.note_cancelled()
+    assert worker.is_cancelled(3)
+    assert worker.is_cancelled(7)
+
+
 TestLink = Machine.TestCase
 TestLink.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

@@ -487,6 +487,20 @@ async def test_a_result_goes_with_its_last_reader(size):
         gc.enable()
 
 
+async def test_calls_that_are_cancelled_in_the_queue_leave_no_buffers():
+    async with ProcessPool(1) as pool:
+        array = np.ones(800_000, np.uint8)
+        running = asyncio.create_task(pool.run(far.nap, 0.2))
+        queued = [asyncio.create_task(pool.run(far.add_one, array)) for _ in range(10)]
+        await asyncio.sleep(0.05)
+        for task in queued:
+            task.cancel()
+        await asyncio.wait(queued)
+        await running
+        assert await pool.run(far.double, 1) == 2
+        assert not pool.nursery.arena.live
+
+
 async def test_large_results_of_a_map_while_the_worker_talks_on(caplog):
     """What a worker says while its large result is being read waits for its turn."""
     async with ProcessPool(2) as pool:

@@ -116,12 +116,12 @@ class Link:
     def stuck(self, seq: int) -> bool:
         """Whether the call that ran at the last look, ``seq``, runs still, and others wait behind it."""
         words = self.words
-        return (
-            bool(words[BUSY])
-            and words[SEQ] == seq
-            and seq + 1 < self.next_seq
-            and words[RECALL] < self.next_seq
-        )
+        waiting = seq + 1 < self.next_seq and words[RECALL] < self.next_seq and not self.behind()
+        return waiting and bool(words[BUSY]) and bool(words[SEQ] == seq)
+
+    def behind(self) -> bool:
+        """Whether the worker is at calls that were taken back: it has only to say so."""
+        return bool(self.in_flight) and self.in_flight[0].source is NOBODY
 
     def recall(self) -> None:
         """Ask for what has not begun; the worker has to be signalled, and answers as soon as it can."""
@@ -136,12 +136,11 @@ class Link:
         send with the long call, is delivered now.
         """
         words = self.words
-        kept, end = words[KEPT], words[RECALL]
-        if not self.recalling or not kept:
+        kept, end = words[KEPT] - 1, words[RECALL]
+        if not self.recalling or kept < 0:
             return []
         self.recalling = False
-        if words[LOGGED] <= self.delivered < kept - 1:  # else its last answer is still in the pipe
-            self._read_log(words[LOGGED], kept - 1)
+        self._read_live_log(kept - 1)
         back: list[Chunk] = []
         chunks, self.in_flight = self.in_flight, deque()
         for chunk in chunks:
@@ -155,12 +154,17 @@ class Link:
                 dead.slabs = chunk.slabs[first:]
             chunk.slabs = chunk.slabs[:first]
             back.append(chunk.split(first))
-            if first and chunk.finished:
-                self.ended.append(chunk)
-            elif first:
+            if back[-1] is not chunk:
                 self.in_flight.append(chunk)
             self.in_flight.append(dead)
         return back
+
+    def _read_live_log(self, end: int) -> None:
+        """Deliver the calls before ``end`` that the worker has finished and not sent, if it does not send them now."""
+        words = self.words
+        seq, mode, log = words[LOGGED], words[MODE], bytes(self.log)
+        if words[LOGGED] == seq and seq <= self.delivered < end:  # else its last answer is in the pipe
+            self._read_log(seq, end, mode, memoryview(log))
 
     # -- receiving
 
@@ -347,7 +351,7 @@ class Link:
         words = self.words
         running = words[SEQ]
         if self.in_flight and self.delivered < running:
-            self._read_log(words[LOGGED], running)
+            self._read_log(words[LOGGED], running, words[MODE], self.log)
         struck = False
         if (
             self.in_flight
@@ -373,17 +377,16 @@ class Link:
         self.held.clear()
         return struck
 
-    def _read_log(self, seq: int, end: int) -> None:
-        mode = self.words[MODE]
+    def _read_log(self, seq: int, end: int, mode: int, log: memoryview) -> None:
         if mode != PICKLED:
-            numbers = self.log[: 8 * (LOG_SIZE // 8)].cast("q" if mode == INTEGERS else "d")
+            numbers = log[: 8 * (LOG_SIZE // 8)].cast("q" if mode == INTEGERS else "d")
             for value in list(numbers[self.delivered - seq : end - seq]):
                 self._logged(value, None)
             return
         at = 0
         while seq < end and at + 4 <= LOG_SIZE:
-            (mark,) = struct.unpack_from("<I", self.log, at)
-            blob = bytes(self.log[at + 4 : at + 4 + (mark & SIZE)])
+            (mark,) = struct.unpack_from("<I", log, at)
+            blob = bytes(log[at + 4 : at + 4 + (mark & SIZE)])
             at += 4 + (mark & SIZE)
             if seq >= self.delivered:
                 self._logged(*self._outcome(mark, blob))

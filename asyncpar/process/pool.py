@@ -189,7 +189,7 @@ class Place:
             pool.vacate(chunk)
         if link.ended:
             link.ended.clear()
-            self.stuck = False
+            self.stuck = link.behind()
             if not self.served:
                 self.served = True
                 pool.deaths = 0  # another start went well
@@ -343,7 +343,7 @@ class ProcessPool(Pool):
         self.freed: deque[tuple[int, int]] = deque()
         self.constants: dict[int, tuple[bytes, list[int], Any]] = {}
         self.deaths = 0  # workers that died at start since one that did not
-        self.broken: BrokenPoolError | None = None
+        self.broken: BrokenPoolError | WorkerLostError | None = None
         self.numbers = 0
         self.watch: asyncio.TimerHandle | None = None
         self.hot_until = 0.0
@@ -559,6 +559,11 @@ class ProcessPool(Pool):
         if self.context and callable(function):
             return transit.InContext(function, self._context_values())
         return function
+
+    def _drop(self, call: Call) -> None:
+        for at in call.lends:
+            self.nursery.arena.free(at)
+        call.lends = ()
 
     async def _prepare_slowly(self, call: Call) -> None:
         await self._in_thread(self._pack_call, call, dump_yielding)
@@ -881,8 +886,9 @@ class ProcessPool(Pool):
             how = (
                 f"was killed by {signal_name(-exitcode)}" if exitcode < 0 else f"exited with code {exitcode}"
             )
-            self._fail_all(
-                WorkerLostError(f"worker {place.pid} {how}, and what lived in it is gone", pid=place.pid)
+            self._break(
+                WorkerLostError(f"worker {place.pid} {how}, and what lived in it is gone", pid=place.pid),
+                None,
             )
         elif self.deaths >= START_TRIES or self.nursery.failure is not None:
             how = (
@@ -917,7 +923,7 @@ class ProcessPool(Pool):
             place.signal(signal.SIGKILL)
             place.died(-signal.SIGKILL, 0)
 
-    def _break(self, error: BrokenPoolError, cause: BaseException | None) -> None:
+    def _break(self, error: BrokenPoolError | WorkerLostError, cause: BaseException | None) -> None:
         if self.broken is None:
             error.__cause__ = cause
             self.broken = error
@@ -925,11 +931,11 @@ class ProcessPool(Pool):
             self._fail_all(error)
 
     def _fail_all(self, error: Exception) -> None:
-        for chunk in list(self._running):
+        running, self._running = self._running, set()  # what is delivered may come back here
+        for chunk in running:
             if not chunk.finished:
                 left = len(chunk.items) - chunk.done
                 chunk.deliver([None] * left, dict.fromkeys(range(left), error))
-        self._running.clear()
         for place in (*self.places, *self.leaving):
             place.link.abandon()
             place.signal(signal.SIGKILL)  # what runs there is for nobody

@@ -260,10 +260,12 @@ class Worker:
     def note_cancelled(self) -> None:
         """Read which calls the loop has cancelled since the last look."""
         words = self.words
-        while self.cancels_read < words[CANCELS]:
-            at = RANGES + 2 * (self.cancels_read % RING)
+        while (number := self.cancels_read) < words[
+            CANCELS
+        ]:  # a signal may come in here: to read one twice is no harm
+            at = RANGES + 2 * (number % RING)
             self.cancelled.append((words[at], words[at + 1]))
-            self.cancels_read += 1
+            self.cancels_read = number + 1
 
     def note_recall(self) -> None:
         """Agree to begin no more of what was sent so far, if the loop wants it back: others are idle."""
@@ -272,7 +274,7 @@ class Worker:
             self.recalled = words[RECALL]
             self.kept = words[SEQ] + 1 if words[BUSY] else self.next
             self.cancelled.append((self.kept, self.recalled - 1))
-            words[KEPT] = self.kept
+            words[KEPT] = self.kept + 1
 
     def is_cancelled(self, seq: int) -> bool:
         return any(first <= seq <= last for first, last in self.cancelled)
@@ -496,9 +498,12 @@ class Worker:
         self.words[BUSY] = 0
         if self.cancelled:
             seq = self.words[SEQ]
-            self.cancelled[:] = [r for r in self.cancelled if r[1] >= seq]
-        if self.released:
-            offsets, self.released[:] = self.released[:], []
+            for passed in [r for r in self.cancelled if r[1] < seq]:  # a signal may add others meanwhile
+                self.cancelled.remove(passed)
+        offsets = []
+        while self.released:  # so may the garbage collector
+            offsets.append(self.released.pop())
+        if offsets:
             self.send_offsets(RELEASED, offsets)
 
 
