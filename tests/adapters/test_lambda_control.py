@@ -85,7 +85,7 @@ class Machine(RuleBasedStateMachine):
                 return
             delay = self.control.delay(self.now)
             assert delay is not None
-            assert 0 <= delay <= 60
+            assert 0 <= delay <= 100  # as long as Lambda may wish here
             self.now += max(delay, 1e-3)
         raise AssertionError("it stands still")
 
