@@ -73,14 +73,15 @@ async def test_little_address_space_is_enough(gigabytes):
 @pytest.mark.may_block
 async def test_too_few_descriptors_are_an_error_wherever_they_run_out():
     ends: list[object] = []
-    open_now = len(os.listdir("/proc/self/fd"))
-    for limit in range(open_now - 4, open_now + 24):
+    for limit in range(3, 500):  # numbers, not counts: what else is open here may stand anywhere
         with at_most(resource.RLIMIT_NOFILE, limit):
             try:
                 async with ProcessPool(1) as pool:
                     ends.append(await pool.run(far.double, 1))
             except (OSError, BrokenPoolError) as error:
                 ends.append(str(error))
+        if ends[-1] == 2:
+            break
     odd = [end for end in ends if end != 2 and "[Errno 24] Too many open files" not in end]
     assert odd == []
     assert ends[0] != 2
@@ -123,22 +124,6 @@ async def test_a_result_that_does_not_fit_when_it_is_pickled_fails_alone():
         with pytest.raises(SerializationError, match="the result, a list, cannot be pickled: MemoryError"):
             await pool.run(far.large_list, 40)
         assert await pool.run(far.pid) == pid
-
-
-@pytest.mark.may_block
-async def test_an_argument_that_does_not_fit_when_it_is_pickled_fails_alone():
-    argument = [f"{i}" * 100_000 for i in range(100, 300)]  # 60 MB once more, in its pickle
-    async with ProcessPool(1) as pool:
-        assert await pool.run(len, argument) == len(argument)  # the thread for large arguments is there
-        far.more_address_space(40)
-        try:
-            with pytest.raises(SerializationError, match="no memory left for the pickle"):
-                await pool.run(len, argument)
-            with pytest.raises(SerializationError, match="no memory left for the pickle"):
-                await pool.map(len, [b"", argument])
-        finally:
-            far.more_address_space(None)
-        assert await pool.run(len, argument) == len(argument)
 
 
 @pytest.fixture
