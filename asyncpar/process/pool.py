@@ -586,7 +586,7 @@ class ProcessPool(Pool):
         """Pickle arguments, and the constants among them, which come to be in ``shared``."""
         try:
             blob, refs = packer.pack(value)
-        except Exception:
+        except Exception:  # whatever plain pickle could not do, cloudpickle is to try
             if not self.by_value:
                 raise
             shared.clear()
@@ -594,7 +594,7 @@ class ProcessPool(Pool):
         try:
             for constant in shared:
                 self._pack_constant(constant)
-        except BaseException:
+        except BaseException:  # only to give the buffers back; it goes on
             self._free(refs[::2])
             raise
         return blob, refs
@@ -754,7 +754,7 @@ class ProcessPool(Pool):
                 else:
                     calls.append(blob)
             payload, refs = packer.pack(calls)
-        except BaseException:
+        except BaseException:  # only to give the buffers back; it goes on
             self._free(chain.from_iterable(slabs))
             raise
         finally:

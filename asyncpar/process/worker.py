@@ -394,7 +394,7 @@ class Worker:
     def pack(self, value: Any) -> tuple[bytes, list[int]]:
         try:
             return self.packer.pack(value)
-        except Exception:
+        except Exception:  # whatever plain pickle could not do, cloudpickle is to try
             if self.dump is pickle.dumps:
                 raise
             return pack(self.arena, value, self.dump)

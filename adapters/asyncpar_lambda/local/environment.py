@@ -138,7 +138,7 @@ class Environment:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread
             )
-        except BaseException:
+        except BaseException:  # only to close what nobody will read; it goes on
             os.close(read)
             raise
         finally:

@@ -82,7 +82,7 @@ class HttpProtocol(asyncio.Protocol):
         self.busy = True
         try:
             self.handle(Request(self, method, target, headers, body))
-        except Exception:
+        except Exception:  # the caller is told that it failed, the loop's handler gets the error itself
             self.answer(500, b'{"message":"the local Lambda failed; its traceback is on its stderr"}', {})
             raise
 
