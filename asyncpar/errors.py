@@ -106,6 +106,33 @@ def foreign(error: BaseException) -> RuntimeError:
     return made
 
 
+def describe(value: object, limit: int = 60) -> str:
+    """A short repr that never fails."""
+    try:
+        text = repr(value)
+    except Exception:  # the user's __repr__ may do anything
+        text = object.__repr__(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def chain(error: BaseException) -> list[tuple[BaseException, str]]:
+    """The exception, then what it was raised from, outermost first."""
+    links: list[tuple[BaseException, str]] = []
+    seen: set[int] = set()
+    link: BaseException | None = error
+    how = ""
+    while link is not None and id(link) not in seen and len(links) < 32:
+        seen.add(id(link))
+        links.append((link, how))
+        if link.__cause__ is not None:
+            link, how = link.__cause__, "cause"
+        elif link.__context__ is not None and not link.__suppress_context__:
+            link, how = link.__context__, "context"
+        else:
+            link = None
+    return links
+
+
 def signal_name(number: int) -> str:
     """``SIGKILL`` for 9; the bare number for a signal without a name."""
     try:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from asyncpar.chunks import is_async
-from asyncpar.errors import NestedPoolError, PoolNotFoundError
+from asyncpar.errors import NestedPoolError, PoolNotFoundError, describe
 from asyncpar.process import transit
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def run(main: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P
             "asyncpar.run takes the function itself, not a coroutine: asyncpar.run(main), not main()"
         )
     if not is_async(main):
-        raise TypeError(f"asyncpar.run takes a coroutine function (async def), not {transit.describe(main)}")
+        raise TypeError(f"asyncpar.run takes a coroutine function (async def), not {describe(main)}")
     if transit.importing_main:
         raise NestedPoolError(
             "asyncpar.run was called while a worker was importing this script to find its functions: "

@@ -18,8 +18,9 @@ from typing import Any
 
 import msgpack
 
+from asyncpar.errors import chain, describe
 from asyncpar_lambda.errors import CodecError, RemoteError
-from asyncpar_lambda.naming import Imported, Names, _short
+from asyncpar_lambda.naming import Imported, Names
 
 MAX_BYTES = 256 << 20
 """The largest message that is decoded; a larger one is refused unread."""
@@ -93,14 +94,14 @@ class Encoder:
         except CodecError:
             raise
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise CodecError(f"{_short(value)} cannot be sent as plain data: {error}") from error
+            raise CodecError(f"{describe(value)} cannot be sent as plain data: {error}") from error
         return bytes(data)
 
     def extend(self, value: Any) -> msgpack.ExtType:
         """What msgpack has no type for."""
         self.depth += 1
         if self.depth > DEEPEST:
-            raise CodecError(f"{_short(value)} is nested more than {DEEPEST} deep, or contains itself")
+            raise CodecError(f"{describe(value)} is nested more than {DEEPEST} deep, or contains itself")
         try:
             made = self._plain(value)
             if made is None:
@@ -168,13 +169,15 @@ class Encoder:
     def _pickled(self, value: Any) -> bytes:
         if self.pickle is None:
             raise CodecError(
-                f"{_short(value)} ({type(value).__qualname__}) is no plain data: pass numbers, text, bytes, lists, "
+                f"{describe(value)} ({type(value).__qualname__}) is no plain data: pass numbers, text, bytes, lists, "
                 "dicts, dates, data classes or NumPy arrays, or open the pool with functions='by_value'"
             )
         try:
             return self.pickle(value)
         except Exception as error:
-            raise CodecError(f"{_short(value)} cannot be pickled: {type(error).__name__}: {error}") from error
+            raise CodecError(
+                f"{describe(value)} cannot be pickled: {type(error).__name__}: {error}"
+            ) from error
 
 
 def _datetime(encoder: Encoder, value: Any) -> tuple[int, bytes]:
@@ -418,7 +421,7 @@ def _build_dataclass(cls: Any, name: str, content: Any) -> Any:
 
 def describe_error(error: BaseException, encoder: Encoder) -> list[Any]:
     """An exception and what it was raised from: ``[type, message, args, attributes, notes, how]`` each."""
-    return [[*_describe_one(link, encoder), how] for link, how in _chain(error)]
+    return [[*_describe_one(link, encoder), how] for link, how in chain(error)]
 
 
 def _describe_one(error: BaseException, encoder: Encoder) -> list[Any]:
@@ -436,7 +439,7 @@ def _describe_one(error: BaseException, encoder: Encoder) -> list[Any]:
     return [
         f"{kind.__module__}:{kind.__qualname__}",
         message,
-        [value if _fits(value, encoder) else _short(value) for value in args],
+        [value if _fits(value, encoder) else describe(value) for value in args],
         state,
         [str(note) for note in getattr(error, "__notes__", ())],
     ]
@@ -448,24 +451,6 @@ def _fits(value: Any, encoder: Encoder) -> bool:
     except Exception:  # its properties and __repr__ may raise anything
         return False
     return True
-
-
-def _chain(error: BaseException) -> Links:
-    """The exception, then what it was raised from, outermost first."""
-    links: Links = []
-    seen: set[int] = set()
-    link: BaseException | None = error
-    how = ""
-    while link is not None and id(link) not in seen and len(links) < 32:
-        seen.add(id(link))
-        links.append((link, how))
-        if link.__cause__ is not None:
-            link, how = link.__cause__, "cause"
-        elif link.__context__ is not None and not link.__suppress_context__:
-            link, how = link.__context__, "context"
-        else:
-            link = None
-    return links
 
 
 def build_error(links: list[Any], names: Names) -> BaseException:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from asyncpar.errors import describe
 from asyncpar_lambda.errors import CodecError, RefusedError
 
 Kind = Literal["function", "dataclass", "enum", "namedtuple", "exception"]
@@ -39,7 +40,7 @@ class Names:
             getattr(value, "__objclass__", None), "__module__", None
         )
         if not isinstance(qualname, str) or not isinstance(module, str):
-            raise CodecError(f"{_short(value)} has no name to be found by: use a function of a module")
+            raise CodecError(f"{describe(value)} has no name to be found by: use a function of a module")
         if "<" in qualname:
             what = "a lambda" if "<lambda>" in qualname else "defined inside a function"
             raise CodecError(
@@ -173,11 +174,3 @@ def bound(function: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     if isinstance(owner, type):  # a class method: found through its class
         return function, (), {}
     return getattr(type(owner), function.__name__), (owner,), {}
-
-
-def _short(value: object, limit: int = 60) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # the user's __repr__ may do anything
-        text = object.__repr__(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from asyncpar.errors import SerializationError
-from asyncpar.process.transit import describe
+from asyncpar.errors import SerializationError, describe
 
 HEAVY = 1 << 20
 """Bytes from which arguments are pickled off the loop's thread (copying 1 MiB takes about 0.15 ms)."""

@@ -12,7 +12,7 @@ import types
 import warnings
 from collections.abc import Callable
 
-from asyncpar.errors import SerializationError, _rebuild, foreign
+from asyncpar.errors import SerializationError, _rebuild, chain, describe, foreign
 from asyncpar.process.layout import LOG, READY
 
 TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
@@ -24,15 +24,6 @@ OWN = "asyncpar.process.worker"  # whose frames are left out of tracebacks
 
 
 # -- errors
-
-
-def describe(value: object, limit: int = 60) -> str:
-    """A short repr that never fails."""
-    try:
-        text = repr(value)
-    except Exception:  # the user's __repr__ may do anything
-        text = object.__repr__(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def dump_by_value(value: Any, protocol: int = 5, buffer_callback: Any = None) -> bytes:
@@ -81,24 +72,6 @@ def dump_error(error: BaseException, dump: Callable[..., bytes] = pickle.dumps) 
         return pickle.dumps([(_dump_one(link, dump), how) for link, how in links], 5)
     finally:
         error.__traceback__ = None
-
-
-def chain(error: BaseException) -> list[tuple[BaseException, str]]:
-    """The exception, then what it was raised from, outermost first."""
-    links: list[tuple[BaseException, str]] = []
-    seen: set[int] = set()
-    link: BaseException | None = error
-    how = ""
-    while link is not None and id(link) not in seen and len(links) < 32:
-        seen.add(id(link))
-        links.append((link, how))
-        if link.__cause__ is not None:
-            link, how = link.__cause__, "cause"
-        elif link.__context__ is not None and not link.__suppress_context__:
-            link, how = link.__context__, "context"
-        else:
-            link = None
-    return links
 
 
 def _dump_one(error: BaseException, dump: Callable[..., bytes]) -> bytes:
