@@ -6,11 +6,13 @@ import contextlib
 import contextvars
 import ctypes
 import datetime as dt
+import hashlib
 import logging
 import os
 import pickle
 import signal
 import sys
+import threading
 import time
 import warnings
 from typing import Any, NoReturn
@@ -155,6 +157,10 @@ def busy(path: str, seconds: float) -> None:
         pass
 
 
+def introduces(path: str) -> None:
+    note(path, str(os.getpid()))
+
+
 def start_well() -> None:
     state["ready"] = True
 
@@ -220,6 +226,34 @@ def swallows(path: str) -> None:
 def marks(path: str, seconds: float = 0.0) -> None:
     note(path, f"ran {os.getpid()}")
     time.sleep(seconds)
+
+
+def deaf_or_counts(path: str, seconds: float) -> int:
+    """How often it was called with 0 seconds. With more it is in C code for so long, where no signal is heard."""
+    if seconds:
+        note(path, "deaf")
+        begun = time.perf_counter()
+        hashlib.pbkdf2_hmac("sha256", b"x", b"", 10_000)
+        rounds = 10_000 * seconds / (time.perf_counter() - begun)
+        hashlib.pbkdf2_hmac("sha256", b"x", b"", int(rounds))
+    else:
+        state["calls"] = state.get("calls", 0) + 1
+    return int(state["calls"])
+
+
+class SlowToPickle:
+    """Large by its looks, and pickled when it is told to go on."""
+
+    nbytes = 1 << 30
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.begun.set()
+        assert self.go_on.wait(10)
+        return identity, (self.array,)
 
 
 def late(x: float) -> float:

@@ -479,10 +479,10 @@ async def test_a_result_goes_with_its_last_reader(size):
         async with ProcessPool(1) as pool:
             array = await pool.run(far.add_one, np.ones(size, np.uint8))
             again = [value async for value in pool.map(far.add_one, [array] * 3)]
-            assert not pool.freed
+            assert not pool.packing.freed
             del array, again
             await asyncio.sleep(0)
-            assert len(pool.freed) == 4
+            assert len(pool.packing.freed) == 4
     finally:
         gc.enable()
 

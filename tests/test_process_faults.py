@@ -16,7 +16,9 @@ import psutil
 import pytest
 
 from asyncpar import BrokenPoolError, CallTimeoutError, MemoryLimitError, ProcessPool, WorkerLostError
-from asyncpar.process.pool import SETTLED_SECONDS
+from asyncpar.pool import MOST_CALLS
+from asyncpar.process.layout import RING
+from asyncpar.process.pool import DEPTH, SETTLED_SECONDS
 from tests import process_functions as far
 
 
@@ -150,6 +152,30 @@ async def test_workers_are_replaced_after_max_calls(most):
         assert len(found) == 24
 
 
+@pytest.mark.may_block
+async def test_a_worker_is_ready_before_one_goes_after_max_calls(tmp_path):
+    path = str(tmp_path / "log")
+    async with ProcessPool(1, max_calls=4, initializer=functools.partial(far.introduces, path)) as pool:
+        pids = [await pool.run(far.pid) for _ in range(3)]
+        first, second = await read_when(path, 2)  # its initializer has run, though the first goes on
+        pids += [await pool.run(far.pid) for _ in range(2)]
+        assert pids == [int(first)] * 4 + [int(second)]
+
+
+@pytest.mark.may_block
+async def test_a_worker_is_ready_before_one_is_killed_for_a_cancelled_call(tmp_path):
+    path, starts = str(tmp_path / "log"), str(tmp_path / "starts")
+    async with ProcessPool(1, grace=2, initializer=functools.partial(far.introduces, starts)) as pool:
+        task = asyncio.create_task(pool.run(far.swallows, path))
+        await read_when(path, 1)
+        task.cancel()
+        _, second = await read_when(starts, 2)
+        assert not task.done()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await pool.run(far.pid) == int(second)
+
+
 async def test_one_good_worker_does_not_hide_that_the_others_die_at_start(tmp_path):
     start = functools.partial(far.start_once, str(tmp_path / "started"))
     with pytest.raises(
@@ -277,6 +303,42 @@ async def test_a_cancelled_call_that_has_not_started_never_runs(tmp_path):
         assert [task.cancelled() for task in tasks] == [False, True, True, True]
         await asyncio.sleep(0.1)
         assert len(await read_when(path, 2)) == 2
+
+
+@pytest.mark.may_block
+async def test_as_many_cancelled_calls_as_a_worker_can_have_never_run(tmp_path):
+    """Each cancelled by itself, while the worker cannot look."""
+    path = str(tmp_path / "log")
+    async with ProcessPool(1) as pool:
+        for _ in range(100):
+            await pool.run(far.deaf_or_counts, path, 0)
+        calls = [
+            asyncio.create_task(pool.run(far.deaf_or_counts, path, seconds)) for seconds in (2.0, *[0] * 300)
+        ]
+        await read_when(path, 1)
+        assert pool.statistics().queued < 200  # the others are with the worker
+        assert DEPTH * MOST_CALLS < RING
+        for call in calls[1:]:
+            call.cancel()
+        await asyncio.wait(calls)
+        assert await pool.run(far.deaf_or_counts, path, 0) == 101
+
+
+@pytest.mark.may_block
+async def test_large_arguments_of_a_caller_that_goes_while_they_are_pickled_leave_nothing():
+    array = np.ones(1 << 20, np.uint8)
+    async with ProcessPool(1) as pool:
+        slow = far.SlowToPickle(array)
+        task = asyncio.create_task(pool.run(far.identity, slow))
+        while not slow.begun.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        slow.go_on.set()
+        while not any(pool.nursery.arena.free_slabs.values()):  # it was packed all the same
+            await asyncio.sleep(0.001)
+        assert not pool.nursery.arena.live
 
 
 async def test_calls_cancelled_at_every_moment():

@@ -1,7 +1,8 @@
 """The process pool.
 
-Loop side: ``pool`` (dispatch, healing), ``link`` (the state of one worker, no I/O), ``nursery`` (the zygote's client),
-``encoding`` (pickling with good errors). Both sides: ``layout`` (frames), ``arena`` (shared memory), ``transit``
+Loop side: ``pool`` (dispatch, cancelling, healing), ``options`` (what it is told), ``packing`` (calls as frames),
+``encoding`` (pickling with good errors), ``place`` (one worker's pipes), ``link`` (its state, no I/O), ``nursery`` (the
+zygote's client). Both sides: ``layout`` (frames), ``arena`` (shared memory), ``transit``
 (errors, logging). Far side: ``zygote`` (forks workers), ``worker``.
 """
 

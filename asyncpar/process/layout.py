@@ -66,7 +66,7 @@ MODE = 6  # how the log is written: PICKLED, or bare numbers
 RECALL = 7  # the loop wants back what has not begun of the calls before this one ...
 KEPT = 8  # ... and the worker begins none of them from the one before this on; 0: it has not answered
 RANGES = 10  # a ring of RING pairs: first and last cancelled call
-RING = 55
+RING = 1024  # more than a worker has calls that can be cancelled one by one
 WORDS = RANGES + 2 * RING
 
 PICKLED, INTEGERS, FLOATS = range(3)

@@ -105,6 +105,7 @@ class Worker:
         self.received = 0
         self.inside = [0]  # 1 while a call may be interrupted
         self.interrupted = -1  # the call that got an interrupt already
+        self.signals = 0  # that came since the handler began
         self.cancelled: list[tuple[int, int]] = []
         self.cancels_read = 0
         self.kept = self.recalled = 0  # calls in between go back to the loop: see `note_recall`
@@ -247,8 +248,15 @@ class Worker:
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """The loop has cancelled calls. Raises inside the one that runs; the others never start."""
-        self.note_cancelled()
-        self.note_recall()
+        self.signals += 1
+        if self.signals > 1:
+            return  # in the midst of the handling of another, which looks once more
+        seen = 0
+        while seen != self.signals:
+            seen = self.signals
+            self.note_cancelled()
+            self.note_recall()
+        self.signals = 0
         running = self.words[SEQ]
         if self.inside[0] and self.interrupted != running and self.is_cancelled(running):
             self.interrupted = running
