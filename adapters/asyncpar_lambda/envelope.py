@@ -213,13 +213,17 @@ def _parts(event: Any) -> tuple[str, bytes, bytes]:
     if len(text) + len(body) > MAX_BODY:
         raise RefusedError("too large", f"{len(text) + len(body):,} bytes, at most {MAX_BODY:,} are taken")
     try:
-        return (
-            text,
-            binascii.a2b_base64(body, strict_mode=True),
-            binascii.a2b_base64(signature, strict_mode=True),
-        )
+        return text, _decoded(body), _decoded(signature)
     except ValueError as error:
         raise RefusedError("malformed", f"the request is no base64: {error}") from None
+
+
+def _decoded(text: str) -> bytes:
+    """What base64 stands for. There is one text for it: the bits of the last letter that mean nothing must be 0."""
+    data = binascii.a2b_base64(text, strict_mode=True)
+    if binascii.b2a_base64(data[-(len(data) % 3 or 3) :], newline=False) != text[-4:].encode():
+        raise ValueError("its last letter has bits that mean nothing")
+    return data
 
 
 def _signed(text: str, body: bytes) -> bytes:

@@ -87,6 +87,17 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.parametrize("part", ["body", "sig"])
+def test_there_is_one_way_to_write_a_request(part):
+    event = sealed(b"1234")
+    last = event[part].rstrip("=")[-1]
+    event[part] = event[part].replace(last + "=", chr(ord(last) + 1) + "=")
+    assert refused(event) == (
+        "malformed",
+        "malformed: the request is no base64: its last letter has bits that mean nothing",
+    )
+
+
 @given(anything)
 def test_any_event_is_refused(event):
     refused(event)
