@@ -12,6 +12,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
+from itertools import repeat
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -66,7 +67,7 @@ class Call(asyncio.Future[Any]):
         self.chunk: Chunk | None = None
         self.index = 0
         self.stopping = False
-        self.payload = b""
+        self.payload: Any = b""  # the arguments, as the pool sends them
         self.mark = 0
         self.lends: Sequence[int] = ()
         self.shared: Sequence[Any] = ()  # constants among the arguments, kept alive until the call has ended
@@ -87,10 +88,12 @@ class Call(asyncio.Future[Any]):
         self.chunk = None  # which holds this call: a large value must not wait for the garbage collector
         if self.done():
             return
-        if self.stopping or isinstance(error, Cancelled):
+        if self.stopping:
             self._cancelled()
         elif error is None:
             self.set_result(value)
+        elif isinstance(error, Cancelled):
+            self._cancelled()
         elif isinstance(error, (StopIteration, KeyboardInterrupt, SystemExit)):
             made = RuntimeError(f"the call raised {type(error).__name__}: {error}")
             made.__cause__ = error
@@ -108,14 +111,18 @@ class CallQueue:
         self.offered = False
         self.outcomes: deque[tuple[Call, Any, BaseException | None]] = deque()
 
+    def add(self, call: Call) -> None:
+        self.calls.append(call)
+        if not self.outcomes or len(self.calls) >= WORTH_A_CHUNK:
+            self.pool.offer(self)
+
     def waiting(self) -> bool:
         return bool(self.calls)
 
     def take(self, busy: bool) -> Chunk | None:
         calls = self.calls
         while calls and calls[0].done():
-            self.pool._drop(calls[0])
-            del calls[0]
+            self.pool._drop(calls.popleft())
         if not calls or (self.outcomes and len(calls) < WORTH_A_CHUNK):
             return None
         cost = calls[0].function.seconds
@@ -135,16 +142,16 @@ class CallQueue:
         budget = pool.chunk_seconds - cost
         most = min(MOST_CALLS, pool.most_calls, -(-(len(calls) + 1) // pool.workers))
         while calls and len(taken) < most:
-            call = calls[0]
-            if not call.done():
-                seconds = call.function.seconds
-                if seconds is None or budget < seconds:
-                    return
-                budget -= seconds
-                taken.append(call)
-            else:
+            call = calls.popleft()
+            if call.done():
                 pool._drop(call)
-            del calls[0]
+                continue
+            seconds = call.function.seconds
+            if seconds is None or budget < seconds:
+                calls.appendleft(call)
+                return
+            budget -= seconds
+            taken.append(call)
 
     def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
         self.pool._completed += len(values)
@@ -153,8 +160,8 @@ class CallQueue:
         if len(values) == 1 and not ending:
             calls[first].end(values[0], errors.get(0) if errors else None)
             return
-        for i, value in enumerate(values):
-            outcomes.append((calls[first + i], value, errors.get(i) if errors else None))
+        each = map(errors.get, range(len(values))) if errors else repeat(None)
+        outcomes.extend(zip(calls[first : first + len(values)], values, each, strict=False))
         if not ending:
             self._end_some()
 
@@ -355,8 +362,7 @@ class Pool(ABC):
         if slow is not None:
             await slow
             self._check_open()
-        self._queue.calls.append(call)
-        self.offer(self._queue)
+        self._queue.add(call)
         return await call
 
     @overload

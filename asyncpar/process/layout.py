@@ -6,7 +6,7 @@ A frame is a header and its payload; many calls travel in one. Towards the worke
 kind       payload                                                  header fields
 =========  =======================================================  ==================
 FUNCTION   pickled function                                         aux: its number
-CALLS      pickled list: number, flags, pickled arguments           count; flags: TIMED
+CALLS      pickled list: number, flags, arguments                   count; flags: TIMED
 MAP        pickled list of plain items                              count; aux: number
 SHARE      pickled constant                                         aux: its number
 FORGET     numbers of functions (flags 0) or constants (flags 1)    count
@@ -54,6 +54,7 @@ SIZE = 0x1FFF_FFFF
 SLABS = 0x8000_0000  # names slabs of shared memory
 KEYWORDS = 0x4000_0000  # (args, kwargs), not args alone
 ERROR = 0x2000_0000  # an error, not a value
+INLINE = 0x1000_0000  # arguments that are plain, all of them: not pickled once more
 
 # Control words of a worker's block, 8 bytes each.
 WRITTEN = 0  # bytes that the loop has written so far: a hint for the worker's spin

@@ -227,7 +227,7 @@ class Packing:
 
     def calls_frame(self, place: Place, chunk: Chunk) -> bytes:
         """The frame of calls that were made one by one, behind what their worker has to know first."""
-        calls: list[tuple[int, int, bytes]] = []
+        calls: list[tuple[int, int, Any]] = []
         frames = b""
         for call in chunk.items:
             function = call.function

@@ -26,7 +26,7 @@ from asyncpar.feed import LONG_SECONDS
 from asyncpar.pool import Call, Pool
 from asyncpar.process import options, transit
 from asyncpar.process.encoding import dump_yielding, explain, heavy
-from asyncpar.process.layout import BUSY, OUT_OF_BAND, PLAIN, READY, SEQ, SINCE
+from asyncpar.process.layout import BUSY, INLINE, OUT_OF_BAND, PLAIN, READY, SEQ, SINCE
 from asyncpar.process.nursery import Nursery
 from asyncpar.process.packing import Packing
 from asyncpar.process.place import Place
@@ -285,7 +285,7 @@ class ProcessPool(Pool):
                 if type(arg) not in PLAIN or (type(arg) in (str, bytes) and len(arg) > OUT_OF_BAND // 4):
                     break
             else:
-                call.payload = pickle.dumps(args, 5)
+                call.payload, call.mark = args, INLINE
                 return None  # nothing in it is shared, lent or large
         if self.context:
             call.args, call.kwargs = (self.context.values(), args, kwargs), {}

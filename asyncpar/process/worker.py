@@ -34,6 +34,7 @@ from asyncpar.process.layout import (
     FUNCTION,
     HEADER,
     HELD,
+    INLINE,
     INTEGERS,
     KEPT,
     KEYWORDS,
@@ -303,6 +304,8 @@ class Worker:
             if type(packed) is tuple:
                 named, mark, blob = packed
                 one = functions[named]
+                if mark == INLINE:
+                    return one(*blob)
             try:
                 args = unpack(self.arena, blob, self.lend) if mark & SLABS else loads(blob)
             except Interrupted:
