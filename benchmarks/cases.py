@@ -83,17 +83,21 @@ QUICK = Sizes(
 )
 
 
-async def lanes(width: int, source: Iterable[int], call: Callable[[int], Awaitable[Any]]) -> None:
-    """`width` calls in flight until the source ends."""
+async def lanes(width: int, source: Iterable[int], call: Callable[..., Awaitable[Any]], *args: Any) -> int:
+    """`width` calls in flight until the source ends; how many there were."""
     numbers = iter(source)
+    done = 0
 
     async def lane() -> None:
+        nonlocal done
         for number in numbers:
-            await call(number)
+            await call(*args, number)
+            done += 1
 
     async with anyio.create_task_group() as group:
         for _ in range(width):
             group.start_soon(lane)
+    return done
 
 
 def until(moment: float) -> Iterator[int]:
@@ -110,11 +114,12 @@ async def warm(peer: Peer, function: Callable[..., Any] = functions.trivial, *ar
 
 async def latency(peer: Peer, sizes: Sizes) -> Values:
     await warm(peer)
+    call = peer.caller()
     times: list[float] = []
     deadline = clock() + 3 * sizes.seconds
     for number in range(sizes.calls + sizes.calls // 10):
         start = clock()
-        await peer.run(functions.trivial, number)
+        await call(functions.trivial, number)
         times.append(clock() - start)
         if clock() > deadline:
             break
@@ -123,18 +128,14 @@ async def latency(peer: Peer, sizes: Sizes) -> Values:
 
 
 async def throughput(peer: Peer, sizes: Sizes) -> Values:
-    async def one(number: int) -> None:
-        await peer.run(functions.trivial, number)
-        done[0] += 1
-
-    done = [0]
-    await lanes(IN_FLIGHT, until(clock() + sizes.seconds / 4), one)
+    call = peer.caller()
+    await lanes(IN_FLIGHT, until(clock() + sizes.seconds / 4), call, functions.trivial)
     lags: list[float] = []
     async with anyio.create_task_group() as group:
         group.start_soon(tick, lags)
-        done[0], start = 0, clock()
-        await lanes(IN_FLIGHT, until(start + sizes.seconds), one)
-        rate = done[0] / (clock() - start)
+        start = clock()
+        done = await lanes(IN_FLIGHT, until(start + sizes.seconds), call, functions.trivial)
+        rate = done / (clock() - start)
         group.cancel_scope.cancel()
     return {"calls_per_s": rate, "lag_p50_ms": lag_ms(lags, 0.5), "lag_p99_ms": lag_ms(lags, 0.99)}
 

@@ -8,6 +8,7 @@ Libraries whose map blocks are called straight from the loop's thread, which spa
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -45,6 +46,10 @@ class Peer:
 
     async def run(self, function: Function, *args: Any) -> Any:
         raise Unsupported("has no single calls, only whole maps")
+
+    def caller(self) -> Function:
+        """What makes a single call: the library's own function where it has one, with nothing of ours around it."""
+        return self.run
 
     async def map(self, function: Function, items: Sequence[Any], chunk: int | None = None) -> Any:
         """All results; with no `chunk`, whatever the library does by itself. Here: one call an item."""
@@ -135,6 +140,9 @@ class Asyncpar(Peer):
     async def run(self, function: Function, *args: Any) -> Any:
         return await self.pool.run(function, *args)
 
+    def caller(self) -> Function:
+        return self.pool.run
+
     async def map(self, function: Function, items: Sequence[Any], chunk: int | None = None) -> Any:
         """Never tuned: `chunk` is left to the library in the tuned map too."""
         return await self.pool.map(function, items)
@@ -179,6 +187,9 @@ class Executor(Peer):
 
     async def run(self, function: Function, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+
+    def caller(self) -> Function:
+        return functools.partial(asyncio.get_running_loop().run_in_executor, self.pool)
 
     async def map(self, function: Function, items: Sequence[Any], chunk: int | None = None) -> Any:
         return list(self.pool.map(function, items, chunksize=chunk or 1))
@@ -248,6 +259,9 @@ class Anyio(Peer):
     async def run(self, function: Function, *args: Any) -> Any:
         return await self.run_sync(function, *args, cancellable=True, limiter=self.limiter)
 
+    def caller(self) -> Function:
+        return functools.partial(self.run_sync, cancellable=True, limiter=self.limiter)
+
 
 class TrioParallel(Peer):
     name = "trio-parallel"
@@ -264,6 +278,9 @@ class TrioParallel(Peer):
 
     async def run(self, function: Function, *args: Any) -> Any:
         return await self.run_sync(function, *args, kill_on_cancel=True, limiter=self.limiter)
+
+    def caller(self) -> Function:
+        return functools.partial(self.run_sync, kill_on_cancel=True, limiter=self.limiter)
 
     async def cancelled(self, function: Function, *args: Any, after: float) -> float:
         import trio
