@@ -6,6 +6,7 @@ General layout, from the bottom up:
 ``limits``      ``Limiter`` and ``RateLimiter``
 ``chunks``      calls, and the chunks they travel in (no I/O)
 ``window``      what a map has read and not handed out: order and bounds (no I/O)
+``shielding``   cleaning up that is not cut short
 ``reading``     reads the source of a map, never past the window
 ``feed``        a running map on a pool;  ``lanes``  on the loop
 ``pool``        the one protocol: ``run``, ``map``, ``reduce``, ``stream``, ``actor`` over one method that sends a chunk

@@ -23,7 +23,7 @@ class Cancelled(BaseException):
 class Function:
     """What a pool knows of a function: its name in messages, and what a call of it costs."""
 
-    __slots__ = ("blob", "call", "label", "number", "seconds")
+    __slots__ = ("__weakref__", "blob", "call", "label", "number", "seconds")
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
@@ -85,7 +85,7 @@ class Chunk:
 
     __slots__ = (
         "block", "done", "function", "items", "limiter", "offset", "payload", "place", "seq", "singles", "slabs",
-        "source", "star", "stops", "timeout",
+        "source", "star", "stops", "timeout", "timer",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +113,7 @@ class Chunk:
         self.payload = b""
         self.slabs: Sequence[Sequence[int]] = ()  # of each item, the shared memory that it lies in
         self.limiter: Any = None
+        self.timer: Any = None  # which looks for the timeout
 
     @property
     def finished(self) -> bool:

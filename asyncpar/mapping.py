@@ -201,5 +201,5 @@ def _at_least(name: str, value: Any, least: int, types: Any, above: bool = False
     if isinstance(value, bool) or not isinstance(value, types):
         what = "a whole number" if types is int else "a number of seconds"
         raise TypeError(f"{name}= must be {what}, not {type(value).__name__}")
-    if value < least or (above and value == least):
+    if not value >= least or (above and value == least):  # NaN neither
         raise ValueError(f"{name}= must be {'more than' if above else 'at least'} {least}, not {value}")

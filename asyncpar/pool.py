@@ -20,6 +20,7 @@ from asyncpar.chunks import Cancelled, Chunk, Errors, Function
 from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError
 from asyncpar.feed import LONG_SECONDS, MapOptions
 from asyncpar.limits import Limiter, RateLimiter
+from asyncpar.shielding import shielded
 
 if TYPE_CHECKING:
     from asyncpar.actors import Actor, Stream
@@ -52,6 +53,7 @@ class Call(asyncio.Future[Any]):
         "kwargs",
         "lends",
         "mark",
+        "message",
         "payload",
         "pool",
         "shared",
@@ -77,6 +79,7 @@ class Call(asyncio.Future[Any]):
             return False
         if self.chunk is not None and self.pool.stop_call(self.chunk, self.index, Cancelled()):
             self.stopping = True
+            self.message = msg  # by which anyio's scopes know a cancellation of theirs
             return True
         return self._cancelled(msg)
 
@@ -89,7 +92,7 @@ class Call(asyncio.Future[Any]):
         if self.done():
             return
         if self.stopping:
-            self._cancelled()
+            self._cancelled(self.message)
         elif error is None:
             self.set_result(value)
         elif isinstance(error, Cancelled):
@@ -244,6 +247,10 @@ class Pool(ABC):
         """Which call of the chunk runs, and for how many seconds; ``None``: not yet started."""
         return None
 
+    def _make_call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Call:
+        """A call of this function."""
+        return Call(self, self._function(function), args, kwargs)
+
     def _prepare(self, call: Call) -> Coroutine[Any, Any, None] | None:
         """Make a call ready to be sent; raise if it cannot be."""
         return None
@@ -269,7 +276,7 @@ class Pool(ABC):
         try:
             await self._open()
         except BaseException:  # cancelled too: nothing may be left behind
-            await self._shielded(self._close())
+            await shielded(self._close())
             self._state = "closed"
             raise
         if self._state == "opening":  # not broken meanwhile
@@ -287,7 +294,7 @@ class Pool(ABC):
             return
         self._state = "closing"
         try:
-            await self._shielded(self._finish())
+            await shielded(self._finish())
         finally:
             self._state = "closed"
 
@@ -309,23 +316,6 @@ class Pool(ABC):
         for chunk in list(self._running):
             self.stop_chunk(chunk)
         await self._close()
-
-    @staticmethod
-    async def _shielded(work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        cancelled: asyncio.CancelledError | None = None
-        while not task.done():
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError as error:
-                if task.done() and task.cancelled():
-                    raise
-                cancelled = error
-            except BaseException:  # the task's own, which its result raises
-                break
-        task.result()
-        if cancelled is not None:
-            raise cancelled
 
     def _check_open(self) -> None:
         """Refuse calls before and after the block."""
@@ -357,7 +347,7 @@ class Pool(ABC):
         """
         if self._state != "open":
             self._check_open()
-        call = Call(self, self._function(function), args, kwargs)
+        call = self._make_call(function, args, kwargs)
         slow = self._prepare(call)
         if slow is not None:
             await slow
@@ -463,12 +453,7 @@ class Pool(ABC):
 
     def _function(self, call: Callable[..., Any]) -> Function:
         """What is known of a function; its cost survives from map to map."""
-        try:
-            known = self._functions.get(call)
-        except TypeError:  # not hashable
-            known, key = None, None
-        else:
-            key = call
+        known = self._known(call)
         if known is not None:
             return known
         if not callable(call):
@@ -476,11 +461,25 @@ class Pool(ABC):
                 f"the first argument must be callable, not {type(call).__name__}: pass the function itself"
             )
         made = self._new_function(call)
-        if key is not None:
-            self._functions[key] = made
+        if self._remembers(call):
+            self._functions[call] = made
             if len(self._functions) > KNOWN_FUNCTIONS:
                 self._forget(self._functions.popitem(last=False)[1])
         return made
+
+    def _known(self, call: Callable[..., Any]) -> Function | None:
+        try:
+            return self._functions.get(call)
+        except TypeError:  # not hashable
+            return None
+
+    def _remembers(self, call: Callable[..., Any]) -> bool:
+        """Whether what is known of a function holds for its later calls and maps."""
+        try:
+            hash(call)
+        except TypeError:
+            return False
+        return True
 
     def _new_function(self, call: Callable[..., Any]) -> Function:
         return Function(call)
@@ -542,7 +541,7 @@ class Pool(ABC):
         place.load += 1
         self._running.add(chunk)
         if chunk.timeout is not None:
-            self.loop.call_later(chunk.timeout, self._check_timeout, chunk)
+            chunk.timer = self.loop.call_later(chunk.timeout, self._check_timeout, chunk)
         self._send(place, chunk)
 
     def vacate(self, chunk: Chunk) -> None:
@@ -550,11 +549,16 @@ class Pool(ABC):
         if chunk in self._running:
             self._running.discard(chunk)
             chunk.place.load -= 1
+            if chunk.timer is not None:
+                chunk.timer.cancel()
+                chunk.timer = None
 
     def stop_call(self, chunk: Chunk, index: int, outcome: BaseException) -> bool:
         """Stop one call; true if it will end through its chunk."""
         if index < chunk.done or chunk not in self._running:
             return False
+        if chunk.stops and index in chunk.stops:
+            return True  # it is being stopped: anyio's scopes cancel again in each turn of the loop
         chunk.stop(index, outcome)
         return self._interrupt(chunk, index, index)
 
@@ -578,7 +582,7 @@ class Pool(ABC):
             if left <= 0:
                 self._expire(chunk, index, timeout)
                 left = timeout
-        self.loop.call_later(max(left, 1e-3), self._check_timeout, chunk)
+        chunk.timer = self.loop.call_later(max(left, 1e-3), self._check_timeout, chunk)
 
     def _expire(self, chunk: Chunk, index: int, timeout: float) -> None:
         if chunk.stops and index in chunk.stops:

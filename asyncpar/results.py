@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from asyncpar.errors import PoolClosedError, foreign
+from asyncpar.shielding import against_scopes
 from asyncpar.window import Window
 
 T = TypeVar("T")
@@ -152,7 +153,11 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
                 "this Results is being read by another task already; give each reader a map of its own"
             )
         self._opening = True
-        engine = await self._begin(_weak(self))
+        try:
+            engine = await self._begin(_weak(self))
+        except BaseException:  # whatever it is, who reads again is told again
+            self._opening = False
+            raise
         self._loop = asyncio.get_running_loop()
         if self._pool is not None:
             self._pool._maps.add(self)
@@ -215,14 +220,15 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
             return
         engine.close()
         cancelled: BaseException | None = None
-        while engine.in_flight:
-            try:
-                await self._changed(engine)
-            except asyncio.CancelledError as error:  # what runs is being stopped already: wait for it
-                cancelled = error
-        if self._pool is not None:
-            self._pool._maps.discard(self)
-        await engine.reader.aclose()
+        with against_scopes():
+            while engine.in_flight:
+                try:
+                    await self._changed(engine)
+                except asyncio.CancelledError as error:  # what runs is being stopped already: wait for it
+                    cancelled = error
+            if self._pool is not None:
+                self._pool._maps.discard(self)
+            await engine.reader.aclose()
         if cancelled is not None:
             raise cancelled
 

@@ -548,3 +548,17 @@ def last_grown(_: Any) -> dict[str, list[int]]:
 
 def first_and_type(one: Any, other: Any) -> tuple[Any, str]:
     return one, type(other).__name__
+
+
+class Counter:
+    """Something whose methods have state."""
+
+    def __init__(self, weights: Any = None) -> None:
+        self.count, self.weights = 0, weights
+
+    def up(self, x: Any) -> tuple[int, Any]:
+        self.count += 1
+        return self.count, x
+
+    async def up_slowly(self, x: Any) -> tuple[int, Any]:
+        return self.up(x)

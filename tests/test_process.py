@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 import gc
 import itertools
 import logging
 import os
 import pickle
+import sys
+import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asyncpar
-from asyncpar import NestedPoolError, PoolClosedError, ProcessPool, SerializationError
+from asyncpar import NestedPoolError, PoolClosedError, ProcessPool, SerializationError, share
+from asyncpar.process.arena import Arena, shared_file
+from asyncpar.process.encoding import heavy
 from tests import process_functions as far
 
 MEGABYTE = 1 << 20
@@ -710,3 +716,145 @@ def test_any_items_arrive_as_they_were_and_share_nothing(pool_of, picks):
     assert [type(x) for x in found] == [type(x) for x in items]
     seen = changeable(found)
     assert len(set(seen)) == len(seen)
+
+
+# Functions with state
+
+
+@pytest.mark.parametrize("functions", ["by_reference", "by_value"])
+async def test_each_call_has_a_copy_of_its_functions_state(functions):
+    counter = far.Counter()
+    async with ProcessPool(1, functions=functions) as pool:
+        assert [await pool.run(counter.up, x) for x in "ab"] == [(1, "a"), (1, "b")]
+        counter.count = 10
+        assert await pool.run(counter.up, "c") == (11, "c")
+        assert await pool.run(counter.up_slowly, "d") == (11, "d")
+        assert (await pool.map(counter.up, "e"))[0] == (11, "e")
+
+
+async def test_a_map_takes_its_function_as_it_is_when_the_map_is_made():
+    counter = far.Counter()
+    async with ProcessPool(1) as pool:
+        results = pool.map(counter.up_slowly, "a")
+        counter.count = 10
+        assert await results == [(1, "a")]
+
+
+async def test_closures_see_what_their_variables_are_now():
+    box = [1]
+    async with ProcessPool(1, functions="by_value") as pool:
+        assert await pool.run(lambda x: x + box[0], 1) == 2
+        function = lambda x: x + box[0]  # noqa: E731
+        assert await pool.run(function, 1) == 2
+        box[0] = 5
+        assert await pool.run(function, 1) == 6
+        assert await pool.map(function, [1]) == [6]
+
+
+async def test_functions_with_state_are_forgotten_after_their_maps():
+    async with ProcessPool(1) as pool:
+        for i in range(20):
+            assert await pool.map(functools.partial(far.add, i), [1]) == [i + 1]
+            assert await pool.run(functools.partial(far.add, i), 1) == i + 1
+        gc.collect()
+        await asyncio.sleep(0)
+        (place,) = pool.places
+        assert len(place.functions) <= 2
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "words"),
+    [
+        (functools.partial(far.add, threading.Lock()), (1,), "cannot pickle '_thread.lock' object"),
+        (
+            far.Counter().up,
+            (threading.Lock(),),
+            r"^argument 1 of tests\.process_functions\.Counter\.up cannot be ",
+        ),
+        (functools.partial(lambda x: x, 1), (), "is a lambda, which workers cannot import"),
+    ],
+)
+async def test_of_a_function_with_state_it_is_said_which_part_cannot_be_sent(function, args, words):
+    async with ProcessPool(1) as pool:
+        with pytest.raises(SerializationError, match=words):
+            await pool.run(function, *args)
+
+
+async def test_the_context_and_a_functions_state_travel_together():
+    async with ProcessPool(1, context=[far.tenant]) as pool:
+        far.tenant.set("acme")
+        assert await pool.run(functools.partial(far.see_tenant, 1)) == "acme"
+        with pytest.raises(
+            SerializationError, match=r"^argument 1 of tests\.process_functions\.see_tenant cannot"
+        ):
+            await pool.run(functools.partial(far.see_tenant), threading.Lock())
+
+
+async def test_a_lambda_is_refused_by_map_at_once_and_each_time():
+    async with ProcessPool(1) as pool:
+        with pytest.raises(SerializationError, match="is a lambda, which workers cannot import"):
+            _ = pool.map(lambda x: x, [1])
+    async with asyncpar.open_runtime():
+        results = asyncpar.map(lambda x: x, [1])
+        for _ in range(2):
+            with pytest.raises(SerializationError, match="is a lambda, which workers cannot import"):
+                await results
+
+
+@pytest.mark.parametrize(
+    ("value", "is_heavy"),
+    [
+        (np.ones(1 << 20, np.uint8), True),
+        (functools.partial(far.identity, np.ones(1 << 20, np.uint8)), True),
+        (far.Counter(np.ones(1 << 20, np.uint8)).up, True),
+        ([np.ones(1000, np.uint8)] * 2000, True),
+        ({"a": {"b": [b"x" * (1 << 20)]}}, True),
+        (share(b"x" * (1 << 20)), True),
+        (list(range(1000)), False),
+        (far.Counter(), False),
+        (far.Counter, False),
+        (far.add, False),
+    ],
+)
+def test_what_would_hold_up_the_loop_is_known_by_a_look(value, is_heavy):
+    assert heavy((value,)) is is_heavy
+
+
+def test_a_constant_that_was_sent_is_light():
+    constant = share(b"x" * (1 << 20))
+    assert not heavy((constant,), {constant.number})
+
+
+def test_two_threads_never_get_the_same_slab():
+    slots = 1
+    fd = shared_file(Arena.size(slots, 64 << 20))
+    arena = Arena(fd, slots, 0)
+    found = [[], []]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [
+            threading.Thread(target=lambda mine=mine: mine.extend(arena.allocate(1) for _ in range(300)))
+            for mine in found
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+        arena.close()
+    assert len({*found[0], *found[1]}) == 600
+
+
+async def test_a_map_with_a_timeout_lets_go_of_its_items():
+    class Item:
+        def __reduce__(self):
+            return int, ()
+
+    items = [Item() for _ in range(100)]
+    refs = [weakref.ref(item) for item in items]
+    async with ProcessPool(1) as pool:
+        results = pool.map(far.double, (items.pop() for _ in range(100)), timeout=600)
+        assert await results == [0] * 100
+        assert [ref for ref in refs if ref() is not None] == []

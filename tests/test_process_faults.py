@@ -11,13 +11,14 @@ import signal
 import socket
 import time
 
+import anyio
 import numpy as np
 import psutil
 import pytest
 
 from asyncpar import BrokenPoolError, CallTimeoutError, MemoryLimitError, ProcessPool, WorkerLostError
 from asyncpar.pool import MOST_CALLS
-from asyncpar.process.layout import RING
+from asyncpar.process.layout import CANCELS, RING
 from asyncpar.process.pool import DEPTH, SETTLED_SECONDS
 from tests import process_functions as far
 
@@ -92,7 +93,7 @@ async def test_workers_killed_at_random_through_20_000_calls():
             while True:
                 await asyncio.sleep(0.05)
                 with contextlib.suppress(ProcessLookupError, IndexError):
-                    os.kill(random.choice(pool.pids), signal.SIGKILL)
+                    os.kill(random.choice([p.pid for p in pool.places if p.served]), signal.SIGKILL)
                     kills += 1
 
         killer = asyncio.create_task(kill())
@@ -303,6 +304,29 @@ async def test_a_cancelled_call_that_has_not_started_never_runs(tmp_path):
         assert [task.cancelled() for task in tasks] == [False, True, True, True]
         await asyncio.sleep(0.1)
         assert len(await read_when(path, 2)) == 2
+
+
+@pytest.mark.may_block
+async def test_a_call_is_told_once_to_stop_however_often_it_is_cancelled(tmp_path):
+    """As anyio's scopes do, in each turn of the loop."""
+    path = str(tmp_path / "log")
+    told: list[int] = []
+    async with ProcessPool(1, grace=0.6) as pool:
+        (place,) = pool.places
+        scope = anyio.CancelScope()
+
+        async def cancel() -> None:
+            await read_when(path, 1)
+            scope.cancel()
+            await asyncio.sleep(0.2)  # many turns
+            told.append(place.link.words[CANCELS])
+
+        task = asyncio.create_task(cancel())
+        with scope:
+            await pool.run(far.swallows, path)
+        await task
+        assert scope.cancelled_caught
+        assert told == [1]
 
 
 @pytest.mark.may_block

@@ -8,6 +8,7 @@ times a warm copy. Imports almost nothing: workers use it too.
 
 from __future__ import annotations
 
+import _thread
 import mmap
 import os
 import pickle
@@ -54,6 +55,7 @@ class Arena:
         size = os.fstat(fd).st_size
         self.fd = fd
         self.map = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | NORESERVE)
+        self._lock = _thread.allocate_lock()  # the loop's process allocates in two threads
         self._base = BLOCK * (slots + 1)
         self._region = size // (slots + 1) - BLOCK
         self.own(region)
@@ -79,15 +81,16 @@ class Arena:
     def allocate(self, nbytes: int) -> int | None:
         """The offset of a slab of at least ``nbytes``, or ``None`` when the region is full."""
         size = max(16, (nbytes - 1).bit_length())
-        if self.free_slabs[size]:
-            at = self.free_slabs[size].pop()
-            self.warm -= 1 << size
-        else:
-            at = self.top
-            if at + (1 << size) > self.end:
-                return None
-            self.top += 1 << size
-        self.live[at] = size
+        with self._lock:
+            if self.free_slabs[size]:
+                at = self.free_slabs[size].pop()
+                self.warm -= 1 << size
+            else:
+                at = self.top
+                if at + (1 << size) > self.end:
+                    return None
+                self.top += 1 << size
+            self.live[at] = size
         return at
 
     def free(self, at: int) -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from functools import partial
+from itertools import islice
+from types import FunctionType, MethodType
 from typing import Any
 
 from asyncpar.errors import SerializationError, describe
+from asyncpar.sharing import Shared
 
 HEAVY = 1 << 20
 """Bytes from which arguments are pickled off the loop's thread (copying 1 MiB takes about 0.15 ms)."""
 MANY = 20_000
+SAMPLE = 64
+PLAIN_NUMBERS = frozenset((int, float, complex, bool, type(None)))
 
 
 def by_value() -> Callable[..., bytes]:
@@ -26,20 +32,47 @@ def by_value() -> Callable[..., bytes]:
     return dumps
 
 
-def heavy(value: Any, depth: int = 3) -> bool:
-    """Whether pickling this would hold up the loop, by a quick look that may be wrong."""
+def heavy(value: Any, known: Container[int] = ()) -> bool:
+    """Whether pickling this would hold up the loop, by a quick look that may be wrong.
+
+    :param known: numbers of the constants that are pickled already
+    """
+    try:
+        return _weight(value, known, 4) >= HEAVY
+    except Exception:  # the user's attributes may raise anything: pickling will say so
+        return False
+
+
+def _weight(value: Any, known: Container[int], depth: int) -> int:
+    """About how many bytes the pickle of this has."""
     nbytes = getattr(value, "nbytes", None)
     if isinstance(nbytes, int):
-        return nbytes >= HEAVY
+        return nbytes
     if isinstance(value, (bytes, bytearray, str)):
-        return len(value) >= HEAVY
+        return len(value)
     if isinstance(value, (list, tuple, set, frozenset, dict)):
-        if len(value) >= MANY:
-            return True
-        if depth and len(value) <= 64:
-            inner = value.values() if isinstance(value, dict) else value
-            return any(heavy(item, depth - 1) for item in inner)
-    return False
+        return _weight_inside(value, known, depth)
+    if isinstance(value, Shared):
+        return 0 if value.number in known else _weight(value.value, known, depth)
+    if isinstance(value, partial):
+        return _weight((value.args, value.keywords), known, depth)
+    if isinstance(value, MethodType):
+        return _weight(value.__self__, known, depth)
+    state = getattr(value, "__dict__", None)
+    if type(state) is not dict or isinstance(value, FunctionType):  # functions are pickled by name
+        return 0
+    return _weight_inside(state, known, depth)
+
+
+def _weight_inside(value: Any, known: Container[int], depth: int) -> int:
+    """The same of a container: by its first entries, if they are many."""
+    size = len(value)
+    if size >= MANY:
+        return HEAVY
+    some = list(islice(value.values() if isinstance(value, dict) else value, SAMPLE))
+    if not depth or PLAIN_NUMBERS.issuperset(map(type, some)):
+        return 8 * size
+    return sum(_weight(item, known, depth - 1) for item in some) * size // max(1, len(some))
 
 
 class _Sink:
@@ -59,6 +92,17 @@ def dump_yielding(value: Any, protocol: int = 5, buffer_callback: Any = None) ->
     sink = _Sink()
     pickle.Pickler(sink, protocol, buffer_callback=buffer_callback).dump(value)
     return b"".join(sink.parts)
+
+
+def found_by_name(function: Any) -> bool:
+    """Whether the name of a function leads to it, so that it has no state but its module's."""
+    name, module = getattr(function, "__qualname__", None), getattr(function, "__module__", None)
+    if not isinstance(name, str) or not isinstance(module, str):
+        return False
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is function
 
 
 def picklable_by_name(function: Any) -> None:

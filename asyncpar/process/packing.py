@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from asyncpar import sharing
 from asyncpar.chunks import Chunk, Function
 from asyncpar.errors import SerializationError
+from asyncpar.process import transit
 from asyncpar.process.arena import Packer, pack
-from asyncpar.process.encoding import by_value, explain, picklable_by_name
+from asyncpar.process.encoding import by_value, explain, found_by_name, picklable_by_name
 from asyncpar.process.layout import (
     CALLS,
     FORGET,
@@ -58,6 +59,19 @@ class Packed(NamedTuple):
     errors: dict[int, SerializationError]  # items that cannot be sent
 
 
+class Snapshot:
+    """A function with state as it was when its map was made."""
+
+    def __init__(self, function: Callable[..., Any], blob: bytes) -> None:
+        self.func, self.blob = function, blob
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.func(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self.blob,)
+
+
 class Packing:
     """Makes the frames for the workers of one nursery, those of actors and streams included."""
 
@@ -65,7 +79,7 @@ class Packing:
         self.by_value = functions == "by_value"
         self.dump: Dump = by_value() if self.by_value else pickle.dumps
         self.numbers = 0  # functions so far
-        self.constants: dict[int, tuple[bytes, Any]] = {}
+        self.constants: dict[int, bytes] = {}
         self.freed: deque[tuple[int, int]] = deque()  # slot and offset of results that nobody reads any more
 
     def open(self, nursery: Nursery) -> None:
@@ -84,6 +98,14 @@ class Packing:
                 picklable_by_name(function)
             return blob
 
+    def named(self, function: Callable[..., Any]) -> bool:
+        """Whether workers find this by its name, and so need it only once. What has state is sent with each call."""
+        return found_by_name(function) and not (self.by_value and function.__module__ == "__main__")
+
+    def carried(self, function: Callable[..., Any]) -> Any:
+        """A function as the first argument of ``transit.carry``."""
+        return self.dump_function(function) if self.by_value else function
+
     def number(self, function: Function) -> None:
         """Make a function known here: it travels once to each worker, and is a number from then on."""
         function.blob = self.dump_function(function.call)
@@ -97,13 +119,19 @@ class Packing:
         place.functions.add(function.number)
         return HEADER.pack(len(function.blob), FUNCTION, 0, 0, function.number) + function.blob
 
-    def forget(self, function: Function) -> None:
-        """No worker needs to remember it any more."""
-        frame = HEADER.pack(8, FORGET, 0, 1, 0) + struct.pack("<Q", function.number)
+    def forget(self, number: int) -> None:
+        """No worker needs to remember this function any more."""
+        if self.nursery.closing:
+            return
+        frame = HEADER.pack(8, FORGET, 0, 1, 0) + struct.pack("<Q", number)
         for place in list(self.nursery.places.values()):
-            if function.number in place.functions:
-                place.functions.discard(function.number)
+            if number in place.functions:
+                place.functions.discard(number)
                 place.write(frame)
+
+    def forget_with(self, function: Function) -> None:
+        """Forget a function when nobody holds it here any more."""
+        weakref.finalize(function, self._soon, self.forget, function.number).atexit = False
 
     # -- constants
 
@@ -116,14 +144,13 @@ class Packing:
             raise explain(shared.value, error, self.by_value, "share()") from error
         if not refs:
             blob = pickle.dumps((blob, []), 5)
-        ref = weakref.finalize(shared, self._unshare, shared.number)
-        ref.atexit = False
-        self.constants[shared.number] = blob, ref
+        weakref.finalize(shared, self._soon, self._drop_constant, shared.number).atexit = False
+        self.constants[shared.number] = blob
 
-    def _unshare(self, number: int) -> None:
-        """Nobody holds the constant any more; may be called by the garbage collector, in any thread."""
+    def _soon(self, forget: Callable[[int], None], number: int) -> None:
+        """Nobody holds it any more; may be called by the garbage collector, in any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and all is gone with it
-            self.loop.call_soon_threadsafe(self._drop_constant, number)
+            self.loop.call_soon_threadsafe(forget, number)
 
     def _drop_constant(self, number: int) -> None:
         if self.constants.pop(number, None) is None or self.nursery.closing:
@@ -140,7 +167,7 @@ class Packing:
         for constant in shared:
             if constant.number not in place.constants:
                 place.constants.add(constant.number)
-                blob = self.constants[constant.number][0]
+                blob = self.constants[constant.number]
                 frames += HEADER.pack(len(blob), SHARE, 0, 0, constant.number) + blob
         return frames
 
@@ -154,12 +181,26 @@ class Packing:
         try:
             call.payload, refs = self._pack(Packer(self.nursery.arena, dump), value, shared)
         except Exception as error:
-            raise explain(value, error, self.by_value, call.function.label, bool(call.kwargs)) from error
+            raise self._explain(call, error) from error
         finally:
             sharing.packing.shared = None
         call.lends = refs[::2]
         call.mark = (KEYWORDS if call.kwargs else 0) | (SLABS if refs else 0)
         call.args, call.shared = (), shared
+
+    def _explain(self, call: Call, error: Exception) -> SerializationError:
+        """Which of the arguments that the caller passed cannot be sent."""
+        args, kwargs, through = call.args, call.kwargs, call.function.call
+        if isinstance(through, transit.InContext):
+            (_, args, kwargs), through = args, through.function
+        if through is transit.carry:
+            try:
+                self.dump_function(args[0])
+            except SerializationError as refused:
+                return refused
+            args = args[1:]
+        value = (args, kwargs) if kwargs else args
+        return explain(value, error, self.by_value, call.function.label, bool(kwargs))
 
     def pack_chunk(self, chunk: Chunk, dump: Dump = pickle.dumps) -> Packed:
         """The items of a map's chunk: in one pickle if they are plain, else each in its own, as if it travelled alone.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from asyncpar.chunks import Chunk, Function
+from asyncpar.chunks import Chunk, Function, name_of
 from asyncpar.cpus import usable_cpus
 from asyncpar.errors import (
     BrokenPoolError,
@@ -23,12 +23,12 @@ from asyncpar.errors import (
     signal_name,
 )  # fmt: skip
 from asyncpar.feed import LONG_SECONDS
-from asyncpar.pool import Call, Pool
+from asyncpar.pool import KNOWN_FUNCTIONS, Call, Pool
 from asyncpar.process import options, transit
 from asyncpar.process.encoding import dump_yielding, explain, heavy
 from asyncpar.process.layout import BUSY, INLINE, OUT_OF_BAND, PLAIN, READY, SEQ, SINCE
 from asyncpar.process.nursery import Nursery
-from asyncpar.process.packing import Packing
+from asyncpar.process.packing import Packing, Snapshot
 from asyncpar.process.place import Place
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ HOT_SECONDS = 200e-6
 START_TRIES = 5
 SETTLED_SECONDS = 1.0
 """A worker that has been ready for this long did not die of its start."""
-FEW = 64
 log = logging.getLogger("asyncpar")
 
 
@@ -112,6 +111,7 @@ class ProcessPool(Pool):
         self.heir: Place | None = None  # a worker that was started before another is missed
         self.deaths = 0  # workers that died at start since one that did not
         self.broken: BrokenPoolError | WorkerLostError | None = None
+        self.carriers: dict[tuple[Callable[..., Any], str], Function] = {}
         self.watch: asyncio.TimerHandle | None = None
         self.hot_until = 0.0
         self.hot = False
@@ -273,10 +273,33 @@ class ProcessPool(Pool):
     def _new_function(self, call: Callable[..., Any]) -> Function:
         function = super()._new_function(call)
         self.packing.number(function)
+        if not self._remembers(call):  # it goes with its map
+            self.packing.forget_with(function)
         return function
 
+    def _remembers(self, call: Callable[..., Any]) -> bool:
+        return self.packing.named(call) and super()._remembers(call)
+
+    def _make_call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Call:
+        known = self._known(function)
+        if known is None and callable(function) and not self._remembers(function):
+            known = self._carrier(transit.carry, name_of(function))
+            args = (self.packing.carried(function), *args)
+        return Call(self, known or self._function(function), args, kwargs)
+
+    def _carrier(self, through: Callable[..., Any], label: str) -> Function:
+        """A function that calls another, which comes with the arguments; its costs and its name are the other's."""
+        carrier = self.carriers.get((through, label))
+        if carrier is None:
+            if len(self.carriers) >= KNOWN_FUNCTIONS:
+                self.carriers.clear()
+            known = self._function(through)
+            self.carriers[through, label] = carrier = Function(through)
+            carrier.label, carrier.number, carrier.blob = label, known.number, known.blob
+        return carrier
+
     def _forget(self, function: Function) -> None:
-        self.packing.forget(function)
+        self.packing.forget(function.number)
 
     def _prepare(self, call: Call) -> Coroutine[Any, Any, None] | None:
         args, kwargs = call.args, call.kwargs
@@ -289,8 +312,8 @@ class ProcessPool(Pool):
                 return None  # nothing in it is shared, lent or large
         if self.context:
             call.args, call.kwargs = (self.context.values(), args, kwargs), {}
-            call.function = self._function(transit.InContext(call.function.call))
-        if heavy((call.args, call.kwargs)):
+            call.function = self._carrier(transit.InContext(call.function.call), call.function.label)
+        if heavy((call.args, call.kwargs), self.packing.constants):
             return self._prepare_slowly(call)
         self.packing.pack_call(call)
         return None
@@ -310,9 +333,14 @@ class ProcessPool(Pool):
             raise
 
     def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        if self.context and callable(function):
-            return transit.InContext(function, self.context.values())
-        return function
+        if not callable(function):
+            return function
+        if self.context:
+            function = transit.InContext(function, self.context.values())
+        if self._remembers(function):
+            self._function(function)  # what cannot be sent is refused now
+            return function
+        return Snapshot(function, self.packing.dump_function(function))
 
     def _drop(self, call: Call) -> None:
         self.packing.free(call.lends)
@@ -325,7 +353,7 @@ class ProcessPool(Pool):
             self.packing.give_back()
         if chunk.singles:
             self._dispatch(place, chunk, self.packing.calls_frame(place, chunk))
-        elif heavy(chunk.items[0]) or (len(chunk.items) <= FEW and heavy(chunk.items)):
+        elif heavy(chunk.items, self.packing.constants):
             task = self.loop.create_task(
                 self._send_slowly(place, chunk), name="asyncpar: pickle a large chunk"
             )

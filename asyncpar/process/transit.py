@@ -275,6 +275,13 @@ def adapted(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def carry(function: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function that came with its arguments: it has state, and each call a copy of its own."""
+    if type(function) is bytes:
+        function = pickle.loads(function)
+    return adapted(function)(*args, **kwargs)
+
+
 class InContext:
     """Calls a function with context variables set, given as ``((module, name), value)``.
 

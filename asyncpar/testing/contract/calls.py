@@ -8,6 +8,8 @@ import traceback
 from functools import partial
 from pathlib import Path
 
+import anyio
+
 import asyncpar
 from asyncpar.testing import functions as f
 from asyncpar.testing.contract.base import Contract, Source, raises, until
@@ -33,6 +35,16 @@ class CallsContract(Contract):
             assert await pool.run(partial(f.add, 1), 2) == 3
             assert await pool.run("a-b".split, "-") == ["a", "b"]
             assert await pool.run(complex, 1, 2) == 1 + 2j
+
+    async def test_functions_with_state_are_called_as_they_are_now(self) -> None:
+        options = {"way": "old"}
+        function = partial(f.echo, options)
+        async with self.make_pool() as pool:
+            before = [tuple(await pool.run(function)), *map(tuple, await pool.map(function, [1]))]
+            options["way"] = "new"
+            after = [tuple(await pool.run(function)), *map(tuple, await pool.map(function, [1]))]
+        assert [args[0] for args, _ in after] == [{"way": "new"}] * 2
+        assert len(before) == len(after)
 
     async def test_run_awaits_async_functions(self) -> None:
         async with self.make_pool() as pool:
@@ -143,6 +155,14 @@ class CallsContract(Contract):
             with raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await pool.run(f.nap, 0.3)
+            assert await pool.run(f.square, 3) == 9
+
+    async def test_an_anyio_scope_ends_a_call(self) -> None:
+        self.need(self.abandons, "end to a call that runs")
+        async with self.make_pool() as pool:
+            with anyio.move_on_after(0.05) as scope:
+                await pool.run(f.nap, 0.3)
+            assert scope.cancelled_caught
             assert await pool.run(f.square, 3) == 9
 
     async def test_cancelling_some_of_many_calls(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+import anyio
+
 import asyncpar
 from asyncpar.testing import functions as f
 from asyncpar.testing.contract.base import Contract, Source, raises, taken
@@ -82,6 +84,23 @@ class LifetimeContract(Contract):
                 results = pool.map(f.square, Source().asynchronous())
                 await taken(results, 3)
             await results.aclose()
+
+    async def test_an_anyio_scope_ends_a_map_and_its_pool(self) -> None:
+        source = Source()
+        with anyio.move_on_after(0.2) as scope:
+            async with self.make_pool() as pool:
+                async for _ in pool.map(f.square, source.asynchronous(), limit=5):
+                    await asyncio.sleep(0.001)
+        assert scope.cancelled_caught
+        with anyio.move_on_after(0.2) as scope:
+            async with (
+                self.make_pool() as pool,
+                pool.map(f.square, source.asynchronous(), limit=5) as results,
+            ):
+                async for _ in results:
+                    await asyncio.sleep(0.001)
+        assert scope.cancelled_caught
+        assert source.closed
 
     async def test_nothing_is_left_after_being_cancelled(self) -> None:
         async def use() -> None:
