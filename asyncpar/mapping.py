@@ -113,6 +113,8 @@ def make_results(
     progress = keywords.pop("progress")
     kind = _kind(pool)
     options = check_options(kind, **keywords)
+    if isinstance(pool, str) and kind is not None:
+        kind._refuse(function)
     reader = open_reader(iterables)
 
     async def begin(changed: Callable[[], None]) -> Engine:

@@ -790,14 +790,19 @@ async def test_the_context_and_a_functions_state_travel_together():
             await pool.run(functools.partial(far.see_tenant), threading.Lock())
 
 
-async def test_a_lambda_is_refused_by_map_at_once_and_each_time():
+async def test_a_lambda_is_refused_by_map_at_once():
     async with ProcessPool(1) as pool:
         with pytest.raises(SerializationError, match="is a lambda, which workers cannot import"):
             _ = pool.map(lambda x: x, [1])
+    with pytest.raises(SerializationError, match="is a lambda, which workers cannot import"):
+        _ = asyncpar.map(functools.partial(lambda x: x), [1])
+
+
+async def test_a_map_that_cannot_begin_says_why_each_time():
     async with asyncpar.open_runtime():
-        results = asyncpar.map(lambda x: x, [1])
+        results = asyncpar.map(functools.partial(far.identity, threading.Lock()), [1])
         for _ in range(2):
-            with pytest.raises(SerializationError, match="is a lambda, which workers cannot import"):
+            with pytest.raises(SerializationError, match="cannot pickle"):
                 await results
 
 

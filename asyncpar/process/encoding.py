@@ -105,6 +105,13 @@ def found_by_name(function: Any) -> bool:
     return found is function
 
 
+def refuse_local(function: Any) -> None:
+    """Refuse lambdas, and functions defined inside others, by a look."""
+    inner = getattr(function, "func", function)
+    if type(inner) is FunctionType and "<" in inner.__qualname__:
+        raise _explain_function(inner, TypeError(), by_value=False)
+
+
 def picklable_by_name(function: Any) -> None:
     """Refuse functions of an interactive session: their name leads nowhere in a worker."""
     inner = getattr(function, "func", function)

@@ -25,7 +25,7 @@ from asyncpar.errors import (
 from asyncpar.feed import LONG_SECONDS
 from asyncpar.pool import KNOWN_FUNCTIONS, Call, Pool
 from asyncpar.process import options, transit
-from asyncpar.process.encoding import dump_yielding, explain, heavy
+from asyncpar.process.encoding import dump_yielding, explain, heavy, refuse_local
 from asyncpar.process.layout import BUSY, INLINE, OUT_OF_BAND, PLAIN, READY, SEQ, SINCE
 from asyncpar.process.nursery import Nursery
 from asyncpar.process.packing import Packing, Snapshot
@@ -341,6 +341,10 @@ class ProcessPool(Pool):
             self._function(function)  # what cannot be sent is refused now
             return function
         return Snapshot(function, self.packing.dump_function(function))
+
+    @classmethod
+    def _refuse(cls, function: Callable[..., Any]) -> None:
+        refuse_local(function)
 
     def _drop(self, call: Call) -> None:
         self.packing.free(call.lends)
