@@ -259,8 +259,8 @@ class Pool(ABC):
         """The function of a map as it is to be called, now that the map is made."""
         return function
 
-    @classmethod
-    def _refuse(cls, function: Callable[..., Any]) -> None:  # noqa: B027 (most pools run any)
+    @classmethod  # noqa: B027 (most pools take any)
+    def _refuse(cls, function: Callable[..., Any]) -> None:
         """Raise for a function that a pool with nothing but defaults cannot run: before there is one."""
 
     def _drop(self, call: Call) -> None:  # noqa: B027 (most pools prepare nothing)
