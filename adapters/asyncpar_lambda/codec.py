@@ -144,7 +144,8 @@ class Encoder:
             }
             return DATACLASS, self.pack([self.names.name(kind), fields])
         if _is_enum(kind):
-            return ENUM, self.pack([self.names.name(kind), value.name])
+            named = value.name in kind.__members__
+            return ENUM, self.pack([self.names.name(kind), value.name if named else value.value])
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
             return NAMEDTUPLE, self.pack([self.names.name(kind), list(value)])
         if kind.__module__ == "asyncpar.sharing" and self.share is not None:
@@ -262,7 +263,9 @@ class Decoder:
             cls = self.names.find(name, "enum")
             if not isinstance(cls, type) or not _is_enum(cls):
                 raise CodecError(f"{name} is no enumeration")
-            return cls[content]  # type: ignore[index]
+            if type(content) is str:
+                return cls[content]  # type: ignore[index]
+            return _combined(cls, name, content)
         cls = self.names.find(name, "namedtuple")
         fields = getattr(cls, "_fields", None)
         if not (isinstance(cls, type) and issubclass(cls, tuple) and isinstance(fields, tuple)):
@@ -400,6 +403,15 @@ _BY_CODE: dict[int, Callable[[Decoder, bytes], Any]] = {
 def _is_enum(kind: type) -> bool:
     enum = sys.modules.get("enum")
     return enum is not None and issubclass(kind, enum.Enum)
+
+
+def _combined(cls: Any, name: str, content: Any) -> Any:
+    """Flags that are set together, or none: they have a value and no name of their own."""
+    import enum
+
+    if not issubclass(cls, enum.Flag):
+        raise CodecError(f"{name} has no member {content!r}")
+    return cls(_expect(content, int))
 
 
 def _build_dataclass(cls: Any, name: str, content: Any) -> Any:

@@ -25,6 +25,8 @@ class Deployment:
     :ivar memory: in MB
     :ivar machine: ``"arm64"`` or ``"x86_64"``
     :ivar reserved: the function's reserved concurrency, or ``None``
+    :ivar account: that it is in, or empty
+    :ivar keep_days: how long objects stay in the bucket
     """
 
     job: str
@@ -35,6 +37,8 @@ class Deployment:
     memory: int
     machine: str
     reserved: int | None = None
+    account: str = ""
+    keep_days: float = 1.0
 
 
 async def read_deployment(endpoint: str, region: str, identity: Identity, function: str) -> Deployment:
@@ -80,7 +84,15 @@ def _parse(function: str, settings: dict[str, object], limits: Reply) -> Deploym
         memory=int(str(settings.get("MemorySize", 128))),
         machine=machines[0] if isinstance(machines, list) else "x86_64",
         reserved=reserved,
+        account=_account(str(settings.get("FunctionArn", ""))),
+        keep_days=float(found.get("ASYNCPAR_KEEP_DAYS", 1)),
     )
+
+
+def _account(arn: str) -> str:
+    """The account's number, out of Amazon's name of a function."""
+    parts = arn.split(":")
+    return parts[4] if len(parts) > 4 and parts[4].isdigit() else ""
 
 
 def _problem(function: str, region: str, reply: Reply) -> str:

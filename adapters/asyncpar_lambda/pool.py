@@ -4,50 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from collections import Counter
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import length_hint
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-from asyncpar.chunks import Chunk, Errors
-from asyncpar.errors import BrokenPoolError, UnsupportedError, WorkerLostError
+from asyncpar.chunks import Chunk
+from asyncpar.errors import UnsupportedError, WorkerLostError
 from asyncpar.mapping import make_results
 from asyncpar.pool import Pool
 from asyncpar.results import Results
 from asyncpar.statistics import PoolStatistics
-from asyncpar_lambda.batch import Batches, Job, Request, indices
+from asyncpar_lambda.batch import Batches
 from asyncpar_lambda.control import Concurrency, ConcurrencyStatistics
-from asyncpar_lambda.cost import Budget, CostError, Meter, Plan, Prices, Tariff, billed_seconds, make_plan
+from asyncpar_lambda.cost import Budget, CostError, Meter, Plan, Prices, Tariff, make_plan
 from asyncpar_lambda.deployment import Deployment, read_deployment
-from asyncpar_lambda.errors import CodecError, RefusedError, StoreError
+from asyncpar_lambda.job import Job
 from asyncpar_lambda.keys import key_path, load_key
 from asyncpar_lambda.naming import Imported
-from asyncpar_lambda.replies import Verdict, judge, printed
+from asyncpar_lambda.sending import Sender
 from asyncpar_lambda.sigv4 import Credentials
 from asyncpar_lambda.store import Store
-from asyncpar_lambda.transport import Transport, TransportError
+from asyncpar_lambda.transport import Transport
 from asyncpar_lambda.transport.fast import FastTransport
 
 if TYPE_CHECKING:
-    from asyncpar.feed import Feed
-    from asyncpar_lambda.envelope import Answer
     from asyncpar_lambda.local.pool import LocalPool
 
 MARGIN = 10.0
 """Seconds that an answer may take beyond the function's timeout: cold start and network."""
 LONGEST = 600.0
 """Seconds; a function whose timeout is longer is refused: see ``LambdaPool``."""
-BUDGET_CHUNKS = 3
-"""A worker starts no more calls after so many times the chunk's duration: what is left goes elsewhere."""
-MOST_UNREACHABLE = 8
-"""Failures in a row to reach Lambda or to start the function, before calls fail."""
-MOST_ATTEMPTS = 20
-"""How often a call is sent that may be sent again, before it counts as lost."""
-LOOK_SECONDS = 0.05
-"""How often to look whether an invocation has become one of the slowest."""
-HEDGE_SAMPLES = 20
-"""Invocations whose durations have to be known before one is sent twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +124,9 @@ class LambdaPool(Pool):
     :param key: the private key of the deployment, or the file that holds it; default: where ``deploy`` left it
     :param functions: ``"names"`` or ``"by_value"``
     :param prices: for ``plan``, ``max_cost`` and ``statistics``
+    :param patience: seconds for which Lambda or the object store may be out of reach, with pauses that grow to 10 s,
+        before calls fail; from the first failure after a success, since a fault of the network or of AWS takes a minute
+        or two as a rule. Throttling is waited out, however long it takes.
     """
 
     chunk_seconds = 0.75
@@ -154,13 +146,14 @@ class LambdaPool(Pool):
         key: bytes | str | Path | None = None,
         functions: Literal["names", "by_value"] = "names",
         prices: Prices | None = None,
+        patience: float = 120.0,
     ) -> None:
         if not function_name:
             raise ValueError(
                 "name the deployed function: LambdaPool('my-job') or open_pool('lambda:my-job'); without any, "
                 "LambdaPool.local(paths) runs on this machine"
             )
-        _check(limit, transport, functions)
+        _check(limit, transport, functions, patience)
         super().__init__(limit)
         self.function_name = function_name
         self.endpoint_url = endpoint_url
@@ -171,13 +164,12 @@ class LambdaPool(Pool):
         self._transport: Transport | None = None
         self._store: Store | None = None
         self._batches: Batches | None = None
+        self._sender: Sender | None = None
         self._identity: Any = None
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._environments: set[str] = set()
-        self._counts = {"repeated": 0, "hedged": 0, "unreachable": 0, "cold": 0, "invocations": 0}
-        self._in_a_row = 0
-        self._run = ""
+        self._patience = patience
+        self.control = Concurrency(limit)
+        self.meter = Meter(Tariff(0, "arm64", self._prices))  # of the deployment, when it is known
 
     @classmethod
     def local(cls, paths: Iterable[str | Path], **options: Any) -> LocalPool:
@@ -203,11 +195,24 @@ class LambdaPool(Pool):
         self.tariff = Tariff(deployment.memory, deployment.machine, self._prices)
         self.meter = Meter(self.tariff)
         self.deployment = deployment
-        await self._connect(lambda_endpoint, s3_endpoint, qualified, proxy)
+        transport = self._transport = await self._connect(lambda_endpoint, qualified, proxy)
+        run = f"{random.getrandbits(64):016x}"
+        if deployment.bucket:
+            self._store = Store(
+                s3_endpoint, self.region, deployment.bucket, f"jobs/{deployment.job}/{run}/", self._identity,
+                owner=deployment.account, by_path=".amazonaws.com" not in s3_endpoint, patience=self._patience,
+            )  # fmt: skip
         key = self._key
         if not isinstance(key, bytes):
-            key = await asyncio.to_thread(load_key, Path(key) if key else key_path(self.function_name))
+            name = self.function_name.rpartition(":function:")[2].partition(":")[0]
+            path = Path(key) if key else key_path(deployment.account, self.region, name)
+            key = await asyncio.to_thread(load_key, path)
         self._batches = Batches(deployment, key, Imported(_main_name()), self._store, self._pickle())
+        self._sender = Sender(
+            self.function_name, transport, self._batches, self.control, self.meter,
+            chunk_seconds=2 * self.chunk_seconds, run=run, patience=self._patience, vacate=self.vacate,
+            ready=self._room_again,
+        )  # fmt: skip
 
     async def _look_around(self) -> tuple[str, str, bool]:
         """Endpoints of Lambda and S3, and whether there is a proxy; sets identity and region."""
@@ -223,32 +228,28 @@ class LambdaPool(Pool):
         self._identity = FixedIdentity(self._credentials) if self._credentials else around.identity
         return around.lambda_endpoint, around.s3_endpoint, around.proxy
 
-    async def _connect(self, lambda_endpoint: str, s3_endpoint: str, qualified: str, proxy: bool) -> None:
+    async def _connect(self, endpoint: str, qualified: str, proxy: bool) -> Transport:
         assert self.region is not None
         seconds = self.deployment.timeout + MARGIN
         if self._wanted == "aiobotocore" or (self._wanted is None and proxy):
             from asyncpar_lambda.transport.aio import AiobotocoreTransport
 
-            self._transport = await AiobotocoreTransport.open(
+            return await AiobotocoreTransport.open(
                 qualified, seconds=seconds, connections=self.workers, region=self.region, profile=self._profile,
                 endpoint_url=self.endpoint_url, credentials=self._credentials,
             )  # fmt: skip
-        else:
-            self._transport = FastTransport(
-                lambda_endpoint, qualified, self.region, self._identity, seconds=seconds
-            )
-        if self.deployment.bucket:
-            self._run = f"{random.getrandbits(64):016x}"
-            self._store = Store(
-                s3_endpoint, self.region, self.deployment.bucket, f"jobs/{self.deployment.job}/{self._run}/",
-                self._identity, by_path=".amazonaws.com" not in s3_endpoint,
-            )  # fmt: skip
+        return FastTransport(endpoint, qualified, self.region, self._identity, seconds=seconds)
 
     def _check_deployment(self, deployment: Deployment) -> None:
         if deployment.timeout > LONGEST:
             raise UnsupportedError(
                 f"{self.function_name} has a timeout of {deployment.timeout:g} s, more than {LONGEST:g}: deploy it with "
                 "timeout=600 at most and make its calls shorter, or run such work on AWS Batch or Fargate"
+            )
+        if deployment.reserved == 0:
+            raise UnsupportedError(
+                f"{self.function_name} has a reserved concurrency of 0, so Lambda runs nothing of it: deploy it with "
+                "another concurrency=, or with none"
             )
         if self._by_value and not deployment.by_value:
             raise UnsupportedError(
@@ -270,12 +271,7 @@ class LambdaPool(Pool):
     async def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        for part in (self._batches, self._transport, self._store):
+        for part in (self._sender, self._batches, self._transport, self._store):
             if part is not None:
                 await part.aclose()
         if hasattr(self._identity, "aclose"):
@@ -296,7 +292,7 @@ class LambdaPool(Pool):
         """Apply ``function`` to every item, in Lambda. See ``asyncpar.map`` for the keywords of every pool.
 
         :param max_cost: dollars; when what has run and what runs comes to so much, nothing more is started, and after
-            the results of what was, ``CostError`` is raised
+            the results of what was, ``CostError`` is raised, which has the items that were not
         :param exactly_once: what may have run is sent again, and answers what it answered then: its outcome is kept in
             the object store, for two requests to that for each call ($0.00001)
         :param hedge: only for functions that may run twice: a quantile, as 0.95; an invocation that takes longer than
@@ -311,7 +307,7 @@ class LambdaPool(Pool):
         if max_cost is not None and sources:
             seconds = self._function(function).seconds or 0.0
             job.budget = Budget(max_cost, job.meter, self.tariff.dollars(seconds, 0))
-            sources[0] = job.budget.limits(sources[0])
+            sources = job.budget.limits(sources)
         defaults: dict[str, Any] = {
             "limit": None, "limit_bytes": None, "ordered": True, "timeout": None, "retries": 0,
             "retry_on": (WorkerLostError,), "return_exceptions": False, "progress": False, "chunksize": None,
@@ -362,12 +358,14 @@ class LambdaPool(Pool):
     def statistics(self) -> LambdaStatistics:
         """Counts at this moment, as a frozen object."""
         basic = super().statistics()
-        counts = self._counts
+        sender = self._sender
+        counts: Mapping[str, int] = Counter() if sender is None else sender.counts
         return LambdaStatistics(
-            basic.workers, basic.running, basic.queued, basic.completed, basic.lost,
-            concurrency=self.control.statistics(self.loop.time()), invocations=counts["invocations"],
-            repeated=counts["repeated"], hedged=counts["hedged"], unreachable=counts["unreachable"],
-            cold=counts["cold"], environments=len(self._environments), billed_seconds=self.meter.seconds,
+            basic.workers, basic.running, basic.queued, basic.completed, basic.lost + counts["lost"],
+            concurrency=self.control.statistics(0.0 if sender is None else sender.loop.time()),
+            invocations=counts["invocations"], repeated=counts["repeated"], hedged=counts["hedged"],
+            unreachable=counts["unreachable"], cold=counts["cold"],
+            environments=0 if sender is None else len(sender.environments), billed_seconds=self.meter.seconds,
             dollars=self.meter.dollars,
         )  # fmt: skip
 
@@ -388,266 +386,11 @@ class LambdaPool(Pool):
             self.pump()
 
     def _send(self, place: Place, chunk: Chunk) -> None:
-        self.control.begin(self.loop.time())
-        _ = self._spawn(self._work(chunk, self.loop.time()))
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = self.loop.create_task(work, name="asyncpar: invocation")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            context = {"message": "asyncpar: sending an invocation failed", "exception": error, "task": task}
-            self.loop.call_exception_handler(context)
-
-    async def _work(self, chunk: Chunk, began: float) -> None:
-        """One chunk, sent once (or twice, hedged), and what becomes of it."""
-        job = _job(chunk)
-        assert self._batches is not None
-        budget = BUDGET_CHUNKS * 2 * self.chunk_seconds if len(chunk.items) > 1 else None
-        try:
-            request = await self._batches.request(chunk, job, self._run, budget)
-        except StoreError as error:
-            self.control.failed()
-            self._fail(chunk, error)
-        except (CodecError, UnsupportedError) as error:
-            self.control.failed()
-            if len(chunk.items) > 1:
-                self._scatter(chunk)
-            else:
-                self._fail(chunk, error)
-        except Exception as error:  # what the user's pickling raised
-            self.control.failed()
-            self._fail(chunk, error)
-        else:
-            try:
-                await self._carry(chunk, request, job, began)
-            except Exception as error:  # nothing may leave a call without an end
-                self._fail(chunk, error)
-
-    async def _carry(self, chunk: Chunk, request: Request, job: Job | None, began: float) -> None:
-        if job is not None:
-            job.invocations += 1
-        if job is not None and job.hedge is not None:
-            await self._hedged(chunk, request, job, began)
-        else:
-            await self._settle(chunk, request, job, *await self._invoke(request, job, began))
-
-    # -- one invocation
-
-    async def _invoke(self, request: Request, job: Job | None, began: float) -> tuple[Verdict, bytes]:
-        """Send a request; the verdict, and the body of the answer. Tells the controller and the meters."""
-        assert self._transport is not None
-        sent = self.loop.time()
-        try:
-            reply = await self._transport.invoke(request.payload, tail=True)
-        except TransportError as error:
-            if not error.sent:
-                self._unreachable(began)
-                return Verdict("again", str(error)), b""
-            self.control.failed()
-            self._bill(job, b"", self.loop.time() - sent)
-            return Verdict("lost", str(error)), b""
-        except Exception as error:  # credentials that cannot be renewed, for one
-            self._unreachable(began)
-            return Verdict("again", f"{type(error).__name__}: {error}"), b""
-        now = self.loop.time()
-        verdict = judge(reply)
-        if verdict.kind == "throttled":
-            self.control.throttled(now, began, verdict.reason, verdict.wish)
-            return verdict, b""
-        if verdict.kind == "again":
-            self._unreachable(began)
-            return verdict, b""
-        self._in_a_row = 0
-        self.control.succeeded(now)
-        self._counts["invocations"] += 1
-        if verdict.kind != "refused":
-            self._bill(job, verdict.log, now - sent)
-        if job is not None and verdict.kind == "answer":
-            job.seconds.append(now - sent)
-            del job.seconds[:-200]
-        return verdict, reply.body
-
-    def _unreachable(self, began: float) -> None:
-        self._counts["unreachable"] += 1
-        self._in_a_row += self.control.unreachable(self.loop.time(), began)
-
-    def _bill(self, job: Job | None, log: bytes, measured: float) -> None:
-        seconds = billed_seconds(log, measured)
-        self.meter.add(seconds)
-        if job is not None:
-            job.meter.add(seconds)
-
-    async def _hedged(self, chunk: Chunk, request: Request, job: Job, began: float) -> None:
-        """Send it again when it takes longer than most, and take the answer that comes first."""
-        assert self._batches is not None
-        first = self._spawn(self._invoke(request, job, began))
-        if await self._straggles(first, job, began):
-            job.hedged += 1
-            self._counts["hedged"] += 1
-            again = await self._batches.request(chunk, job, self._run, None)
-            began = self.loop.time()
-            self.control.begin(began)
-            second = self._spawn(self._invoke(again, job, began))
-            await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
-            better = second if second.done() else first
-            if better.result()[0].kind != "answer":  # the other may still bring one
-                better = first if better is second else second
-            if better is second:
-                request = again
-            first = better
-        await self._settle(chunk, request, job, *await first)
-
-    async def _straggles(self, first: asyncio.Task[Any], job: Job, began: float) -> bool:
-        """Wait until it has ended, or until it has taken longer than most and may be sent again."""
-        assert job.hedge is not None
-        while True:
-            patience = _patience(job)
-            taken = self.loop.time() - began
-            left = LOOK_SECONDS if patience is None else max(patience - taken, LOOK_SECONDS)
-            done, _ = await asyncio.wait([first], timeout=left)
-            if done:
-                return False
-            now = self.loop.time()
-            late = patience is not None and now - began >= patience
-            if late and job.hedged < 1 + (1 - job.hedge) * job.invocations and self.control.room(now) > 0:
-                return True
-
-    # -- what becomes of a chunk
-
-    async def _settle(
-        self, chunk: Chunk, request: Request, job: Job | None, verdict: Verdict, body: bytes
-    ) -> None:
-        """Deliver what there is, and send the rest again where that is allowed."""
-        if verdict.kind == "answer":
-            await self._take_answer(chunk, request, job, verdict, body)
-        elif verdict.kind == "throttled":
-            self._give_back(chunk)
-        elif verdict.kind == "again":
-            if self._in_a_row >= MOST_UNREACHABLE:
-                self._fail(chunk, BrokenPoolError(f"Lambda cannot be reached: {verdict.reason}"))
-            else:
-                self._give_back(chunk)
-        elif verdict.kind == "refused":
-            self._fail(
-                chunk, BrokenPoolError(f"{self.function_name} cannot run: {verdict.reason}"), verdict.log
-            )
-        else:
-            await self._lose(chunk, request, job, verdict)
-
-    async def _take_answer(
-        self, chunk: Chunk, request: Request, job: Job | None, verdict: Verdict, body: bytes
-    ) -> None:
-        assert self._batches is not None
-        try:
-            answer = await self._batches.answer(request, body)
-        except RefusedError as error:
-            if error.reason in ("replayed", "expired", "unavailable") and self._may_repeat(
-                chunk, request, job, False
-            ):
-                await self._later(chunk, 1)
-            else:
-                self._fail(chunk, error, verdict.log)
-        except (CodecError, StoreError) as error:
-            self._fail(chunk, error, verdict.log)
-        else:
-            self._deliver(chunk, job, answer, verdict.log)
-            if not answer.outcomes and not chunk.finished:  # another worker runs the first of them
-                await asyncio.sleep(0.2)
-            self._end(chunk)
-
-    def _deliver(self, chunk: Chunk, job: Job | None, answer: Answer, log: bytes) -> None:
-        self._environments.add(answer.environment)
-        self._counts["cold"] += answer.cold
-        outcomes = answer.outcomes[: len(chunk.items) - chunk.done]
-        if not outcomes:
-            return
-        chunk.function.measured(sum(answer.seconds), len(outcomes))
-        values: list[Any] = []
-        errors: Errors = {}
-        for index, (ok, value) in enumerate(outcomes):
-            values.append(value if ok else None)
-            if not ok:
-                _attach(value, log)
-                errors[index] = value
-        if job is not None:
-            for index in indices(chunk)[: len(outcomes)]:
-                job.attempts.pop(index, None)
-            if job.budget is not None:
-                job.budget.ended += len(outcomes)
-        chunk.deliver(values, errors or None)
-
-    async def _lose(self, chunk: Chunk, request: Request, job: Job | None, verdict: Verdict) -> None:
-        """Its calls may have run, and nobody knows their outcomes."""
-        if self._may_repeat(chunk, request, job, verdict.dead):
-            self._counts["repeated"] += 1
-            assert job is not None
-            await self._later(chunk, len(job.attempts[indices(chunk)[0]]))
-            return
-        many = len(chunk.items) - chunk.done
-        self._lost += many
-        what = "this call" if many == 1 else f"these {many} calls"
-        names = {chunk.label(i) for i in range(chunk.done, len(chunk.items))}
-        label = names.pop() if len(names) == 1 else "several functions"
-        message = (
-            f"an invocation of {self.function_name} was lost while it ran {label}: {verdict.reason}; {what} may have "
-            "run. Repeat with retries=, or exactly_once=True where running twice does harm"
-        )
-        self._fail(chunk, WorkerLostError(message, function=label), verdict.log)
-
-    def _may_repeat(self, chunk: Chunk, request: Request, job: Job | None, dead: bool) -> bool:
-        """Whether the caller allowed it; notes this attempt."""
-        if job is None or not job.repeatable:
-            return False
-        for index in indices(chunk):
-            job.attempts.setdefault(index, []).append((request.nonce, dead))
-        return len(job.attempts[indices(chunk)[0]]) < MOST_ATTEMPTS
-
-    async def _later(self, chunk: Chunk, attempt: int) -> None:
-        """Send it again after a backoff, with full jitter."""
-        self._vacate(chunk)
-        await asyncio.sleep(random.uniform(0, min(10.0, 0.05 * 2**attempt)))
-        chunk.requeue()
-
-    def _give_back(self, chunk: Chunk) -> None:
-        self._vacate(chunk)
-        chunk.requeue()
-
-    def _scatter(self, chunk: Chunk) -> None:
-        """One of these is to blame: let each travel alone."""
-        self._vacate(chunk)
-        while len(chunk.items) > 1:
-            chunk.split(len(chunk.items) - 1).requeue()
-        chunk.requeue()
-
-    def _end(self, chunk: Chunk) -> None:
-        """It has brought what it could; what it did not start goes elsewhere."""
-        self._vacate(chunk)
-        chunk.requeue()
-        self._room_again()
-
-    def _fail(self, chunk: Chunk, error: Exception, log: bytes = b"") -> None:
-        """The same error for each call that is left."""
-        self._vacate(chunk)
-        many = len(chunk.items) - chunk.done
-        if many:
-            job = _job(chunk)
-            if job is not None and job.budget is not None:
-                job.budget.ended += many
-            _attach(error, log)
-            chunk.deliver([None] * many, dict.fromkeys(range(many), error))
-        self._room_again()
-
-    def _vacate(self, chunk: Chunk) -> None:
-        if chunk in self._running:
-            self.vacate(chunk)
+        assert self._sender is not None
+        self._sender.send(chunk)
 
 
-def _check(limit: int, transport: str | None, functions: str) -> None:
+def _check(limit: int, transport: str | None, functions: str, patience: float) -> None:
     if isinstance(limit, bool) or not isinstance(limit, int):
         raise TypeError(f"limit= must be a whole number, not {type(limit).__name__}")
     if limit < 1:
@@ -656,28 +399,8 @@ def _check(limit: int, transport: str | None, functions: str) -> None:
         raise ValueError(f"transport= must be 'fast' or 'aiobotocore', not {transport!r}")
     if functions not in ("names", "by_value"):
         raise ValueError(f"functions= must be 'names' or 'by_value', not {functions!r}")
-
-
-def _job(chunk: Chunk) -> Job | None:
-    """What the chunk's map asked for; ``None`` for single calls and for ``asyncpar.map``."""
-    found: Job | None = None if chunk.singles else cast("Feed", chunk.source).options.extra
-    return found
-
-
-def _patience(job: Job) -> float | None:
-    """Seconds after which an invocation is among the slowest; ``None`` while that is not known."""
-    assert job.hedge is not None
-    if len(job.seconds) < HEDGE_SAMPLES:
-        return None
-    ordered = sorted(job.seconds)
-    return ordered[int(job.hedge * len(ordered))]
-
-
-def _attach(error: BaseException, log: bytes) -> None:
-    """Note what the failed invocation printed."""
-    text = printed(log)
-    if text and not isinstance(error, RefusedError):
-        error.add_note(f"The log of its invocation ends with:\n{text}")
+    if not patience >= 0:
+        raise ValueError(f"patience= must be at least 0 seconds, not {patience}")
 
 
 def _main_name() -> str | None:

@@ -138,10 +138,14 @@ async def _serve(settings: Settings, port: int, concurrency: int) -> None:
         }  # fmt: skip
         os.environ.pop("AWS_PROFILE", None)
         os.environ.update(environment)
-        await asyncio.to_thread(deploy_now, settings)
+        key = await asyncio.to_thread(deploy_now, settings)
         print("In another terminal:")
         for name, value in environment.items():
             print(f"  export {name}={value}")
         print("  asyncpar lambda invoke MODULE:FUNCTION ARGUMENTS...")
         print("Ctrl-C ends it, and removes everything in it.", flush=True)
-        await asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            if key is not None:
+                key.unlink(missing_ok=True)

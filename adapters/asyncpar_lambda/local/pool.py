@@ -31,6 +31,7 @@ class LocalPool(LambdaPool):
     :param ramp: environments that may be added in each 10 seconds
     :param reserved: the function's reserved concurrency
     :param transport: ``"fast"`` or ``"aiobotocore"``
+    :param patience: as of ``LambdaPool``; shorter, since this Lambda is not far
     :param faults: what is to go wrong, as keywords of ``Faults``: ``cold_start=0.3, throttles=0.05``
     """
 
@@ -48,11 +49,13 @@ class LocalPool(LambdaPool):
         ramp: int = 1000,
         reserved: int | None = None,
         transport: Literal["fast", "aiobotocore"] | None = None,
+        patience: float = 10.0,
         **faults: Any,
     ) -> None:
         super().__init__(
             f"asyncpar-{uuid.uuid4().hex[:8]}", limit=limit, alias=None, region="us-east-1",
             credentials=Credentials("local", "local"), transport=transport, functions=functions,
+            patience=patience,
         )  # fmt: skip
         self._paths = tuple(map(Path, paths))
         self._allow = tuple(allow) if allow is not None else tuple(f"{path.stem}:*" for path in self._paths)
