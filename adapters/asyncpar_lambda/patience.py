@@ -6,12 +6,15 @@ import random
 
 MOST_PAUSE = 10.0
 """Seconds; the longest pause before something is tried again."""
+QUIET = 60.0
+"""Seconds without any attempt that end a spell: longer than any pause."""
 
 
 class Patience:
     """Failures in a row, and since when. ``now`` is in seconds on any clock that does not go back.
 
-    A success ends such a spell, and so does a time as long as the patience in which nobody asked.
+    A success ends such a spell, and so does a time as long as the patience, and not less than ``QUIET``, in which
+    nobody asked.
 
     :param seconds: after which a spell is too long; 0 for the first failure
     """
@@ -23,7 +26,7 @@ class Patience:
 
     def failed(self, now: float) -> None:
         """It did not work now."""
-        if not self.attempts or now - self._last > self.seconds:
+        if not self.attempts or now - self._last > max(self.seconds, QUIET):
             self.attempts, self._since = 0, now
         self.attempts += 1
         self._last = now

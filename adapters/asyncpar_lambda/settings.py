@@ -22,7 +22,7 @@ TEMPLATE = """\
 # Of the function: LambdaPool("{name}")
 name = "{name}"
 paths = [{paths}]
-# What may be called: "module:function" or "module:*"
+# What may be called: "module:function", or "module:*" with the modules in it, if it is a package
 allow = [{allow}]
 # What the code needs beside asyncpar, as pip takes it: ["numpy>=2"]
 requirements = []

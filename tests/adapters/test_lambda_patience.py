@@ -37,6 +37,13 @@ def test_a_time_in_which_nobody_asked_ends_it_too():
     assert not patience.over
 
 
+def test_a_pause_that_is_longer_than_the_patience_does_not_end_it():
+    patience = Patience(0.5)
+    patience.failed(0.0)
+    patience.failed(9.0)
+    assert patience.over
+
+
 def test_no_patience_ends_with_the_first_failure():
     patience = Patience(0.0)
     assert not patience.over

@@ -414,7 +414,9 @@ async def test_a_lambda_that_is_gone_fails_calls_when_patience_is_over():
         )
         with pytest.raises((BrokenPoolError, WorkerLostError)) as caught:
             await pool.run(f.square, 2)
-        if isinstance(caught.value, WorkerLostError):  # the connection that was kept broke with the request on it
+        if isinstance(
+            caught.value, WorkerLostError
+        ):  # the connection that was kept broke with the request on it
             with pytest.raises(BrokenPoolError) as caught:
                 await pool.run(f.square, 2)
         assert re.match(message, str(caught.value))
@@ -475,6 +477,8 @@ async def test_statistics_before_and_after_it_is_open():
 
 
 async def test_a_function_that_may_not_run_at_all_is_told():
-    with pytest.raises(UnsupportedError, match="has a reserved concurrency of 0, so Lambda runs nothing of it"):
+    with pytest.raises(
+        UnsupportedError, match="has a reserved concurrency of 0, so Lambda runs nothing of it"
+    ):
         async with local(reserved=0):
             pass
