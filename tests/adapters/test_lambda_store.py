@@ -68,15 +68,15 @@ async def test_a_bucket_of_somebody_else_gets_nothing():
         await cloud.create_bucket("jobs")
         ours, theirs = (open_store(cloud, owner=owner) for owner in ("000000000000", "111111111111"))
         await ours.put("requests/1", b"x")
-        with pytest.raises(StoreError, match="answered PUT requests/1 with 403: .*AccessDenied"):
+        with pytest.raises(StoreError, match=r"answered PUT requests/1 with 403: .*AccessDenied"):
             await theirs.put("requests/1", b"y")
         with pytest.raises(MissingError, match="answered GET requests/1 with 403"):
             await theirs.get("requests/1")
         good, bad = [(await store.presigner(60))("PUT", "answers/1") for store in (ours, theirs)]
         assert (await asyncio.to_thread(objects.put, good, b"x", owner="000000000000"))[0] == 200
-        with pytest.raises(StoreError, match="403 to a PUT: .*AccessDenied"):
+        with pytest.raises(StoreError, match=r"403 to a PUT: .*AccessDenied"):
             await asyncio.to_thread(objects.put, bad, b"x", owner="111111111111")
-        with pytest.raises(StoreError, match="403 to a PUT: .*was signed and not sent"):
+        with pytest.raises(StoreError, match=r"403 to a PUT: .*was signed and not sent"):
             await asyncio.to_thread(objects.put, good, b"x")
         objects._connections.popitem()[1].close()
         await ours.aclose()
