@@ -16,7 +16,7 @@ from asyncpar.sharing import Shared
 from asyncpar_lambda import calls, codec, envelope
 from asyncpar_lambda.constants import Constants
 from asyncpar_lambda.deployment import Deployment
-from asyncpar_lambda.errors import CodecError
+from asyncpar_lambda.errors import StoreError
 from asyncpar_lambda.job import Job, first_index, indices
 from asyncpar_lambda.naming import Names
 from asyncpar_lambda.store import Store
@@ -190,14 +190,16 @@ class Batches:
 
         :raises RefusedError: it ran nothing
         :raises CodecError: this is no answer of a worker
-        :raises StoreError: the answer lies in the store and cannot be read
+        :raises StoreError: the answer lies in the store and cannot be had
         """
         found = envelope.open_answer(body)
         if isinstance(found, envelope.Spilled):
             assert self.store is not None
             data = await self.store.get(request.answer_key)
             if len(data) != found.size or sha256(data).hexdigest() != found.sha256:
-                raise CodecError("the answer in the object store is not the one that the worker put there")
+                raise StoreError(
+                    "the answer there is another's: of a second delivery, or put there by somebody"
+                )
             found = data
         if len(found) > LARGE_BYTES:
             return await asyncio.to_thread(calls.load_answer, found, self.names)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from asyncpar.errors import AsyncparError
+from asyncpar_lambda.patience import Patience, pause
 from asyncpar_lambda.sigv4 import Signer
-from asyncpar_lambda.transport import Reply
+from asyncpar_lambda.transport import Reply, TransportError
 from asyncpar_lambda.transport.fast import Identity
 from asyncpar_lambda.transport.http import Client
 
@@ -41,18 +43,33 @@ class Deployment:
     keep_days: float = 1.0
 
 
-async def read_deployment(endpoint: str, region: str, identity: Identity, function: str) -> Deployment:
+async def read_deployment(
+    endpoint: str, region: str, identity: Identity, function: str, patience: float = 0.0
+) -> Deployment:
     """Ask Lambda for the settings of a function.
 
     :param function: its name, with ``:alias`` if it has one
+    :param patience: seconds for which Lambda may be out of reach, or too busy: its limit for such questions is low
     :raises AsyncparError: it is not there, may not be read, or was not deployed by asyncpar
     :raises TransportError: Lambda cannot be reached
     """
     client, signer = Client(endpoint, seconds=30), Signer("lambda", region)
 
     async def get(path: str) -> Reply:
-        headers = signer.headers(await identity.credentials(), "GET", client.host, path, b"")
-        return await client.request("GET", path, headers)
+        spell, loop = Patience(patience), asyncio.get_running_loop()
+        while True:
+            headers = signer.headers(await identity.credentials(), "GET", client.host, path, b"")
+            try:
+                reply = await client.request("GET", path, headers)
+            except TransportError:
+                spell.failed(loop.time())
+                if spell.over:
+                    raise
+            else:
+                spell.failed(loop.time())
+                if spell.over or (reply.status != 429 and reply.status < 500):
+                    return reply
+            await asyncio.sleep(pause(spell.attempts))
 
     try:
         reply = await get(f"/2015-03-31/functions/{quote(function, safe='')}/configuration")

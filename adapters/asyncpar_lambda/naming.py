@@ -151,6 +151,20 @@ class Allowed(Names):
             )
 
 
+def check_patterns(patterns: Iterable[str]) -> None:
+    """Whether an allow-list may be given so.
+
+    :raises ValueError: a pattern is none; the message says how to write it
+    """
+    for pattern in patterns:
+        try:
+            split(pattern.removesuffix(":*") + ":any" if pattern.endswith(":*") else pattern)
+        except CodecError:
+            raise ValueError(
+                f'{pattern!r}: name what may be called, as "module:function" or "module:*", in names that Python can import'
+            ) from None
+
+
 def split(name: str) -> tuple[str, str]:
     """``("module", "qualname")``.
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MARGIN = 10.0
 """Seconds that an answer may take beyond the function's timeout: cold start and network."""
+OPEN_PATIENCE = 10.0
+"""Seconds, at most, for which Lambda may be out of reach when a pool is opened: a wrong endpoint is more likely then."""
 LONGEST = 600.0
 """Seconds; a function whose timeout is longer is refused: see ``LambdaPool``."""
 
@@ -50,6 +52,7 @@ class LambdaStatistics(PoolStatistics):
     :ivar unreachable: times that Lambda could not be reached or could not start the function
     :ivar cold: that started an environment
     :ivar environments: that have answered so far
+    :ivar memory: the most that one of them has used, in bytes
     :ivar billed_seconds: as the log says
     :ivar dollars: what that comes to
     """
@@ -61,6 +64,7 @@ class LambdaStatistics(PoolStatistics):
     unreachable: int
     cold: int
     environments: int
+    memory: int
     billed_seconds: float
     dollars: float
 
@@ -187,7 +191,8 @@ class LambdaPool(Pool):
         qualified = f"{self.function_name}:{self._alias}" if self._alias else self.function_name
         lambda_endpoint, s3_endpoint, proxy = await self._look_around()
         assert self.region is not None
-        deployment = await read_deployment(lambda_endpoint, self.region, self._identity, qualified)
+        patience = min(self._patience, OPEN_PATIENCE)
+        deployment = await read_deployment(lambda_endpoint, self.region, self._identity, qualified, patience)
         self._check_deployment(deployment)
         if deployment.reserved is not None:
             self.workers = max(1, min(self.workers, deployment.reserved))
@@ -365,7 +370,8 @@ class LambdaPool(Pool):
             concurrency=self.control.statistics(0.0 if sender is None else sender.loop.time()),
             invocations=counts["invocations"], repeated=counts["repeated"], hedged=counts["hedged"],
             unreachable=counts["unreachable"], cold=counts["cold"],
-            environments=0 if sender is None else len(sender.environments), billed_seconds=self.meter.seconds,
+            environments=0 if sender is None else len(sender.environments),
+            memory=0 if sender is None else sender.memory, billed_seconds=self.meter.seconds,
             dollars=self.meter.dollars,
         )  # fmt: skip
 

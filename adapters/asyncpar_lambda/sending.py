@@ -60,6 +60,7 @@ class Sender:
         self.loop = asyncio.get_running_loop()
         self.counts: Counter[str] = Counter()
         self.environments: set[str] = set()
+        self.memory = 0
         self._budget = BUDGET_CHUNKS * chunk_seconds
         self._run = run
         self._reaching = Patience(patience)  # Lambda
@@ -239,7 +240,9 @@ class Sender:
             answer = await self.batches.answer(request, body)
         except RefusedError as error:
             await self._refused(chunk, request, job, verdict, error)
-        except (CodecError, StoreError) as error:
+        except StoreError as error:  # what came out lies there, and cannot be had
+            await self._lose(chunk, job, Verdict("lost", str(error), log=verdict.log))
+        except CodecError as error:
             self._fail(chunk, error, verdict.log)
         else:
             self._starting.succeeded()
@@ -277,6 +280,7 @@ class Sender:
     def _deliver(self, chunk: Chunk, job: Job | None, answer: Answer, log: bytes) -> None:
         self.environments.add(answer.environment)
         self.counts["cold"] += answer.cold
+        self.memory = max(self.memory, answer.memory)
         outcomes = answer.outcomes[: len(chunk.items) - chunk.done]
         if not outcomes:
             return

@@ -78,6 +78,7 @@ async def test_calls_and_maps_run_in_lambda(transport):
     assert state.invocations < 200  # short calls travel together
     assert 0 < state.cold <= state.invocations
     assert state.dollars > 0
+    assert state.memory > 1 << 20
     assert state.concurrency.in_flight == 0
 
 
@@ -348,6 +349,8 @@ def test_options_that_make_no_sense_are_told():
         LambdaPool("job", transport="slow")
     with pytest.raises(ValueError, match="functions= must be 'names' or 'by_value'"):
         LambdaPool("job", functions="all")
+    with pytest.raises(ValueError, match=r"'jobs': name what may be called, as \"module:function\""):
+        local(allow=["jobs"])
     with pytest.raises(ValueError, match="patience= must be at least 0 seconds, not -1"):
         LambdaPool("job", patience=-1)
 

@@ -37,12 +37,12 @@ def test_everything_that_may_be_said(file):
 
 
 def test_what_is_written_to_begin_with_can_be_read(file):
-    module, folder = file.parent / "My Job.py", file.parent / "library"
+    module, folder = file.parent / "My_Job.py", file.parent / "library"
     module.touch()
     folder.mkdir()
     write_settings(file, [Path(module), folder], None, [])
     settings = read_settings(file)
-    assert (settings.name, settings.allow) == ("my-job", ("My Job:*", "library:*"))
+    assert (settings.name, settings.allow) == ("my-job", ("My_Job:*", "library:*"))
     assert settings.paths == (module, folder)
     with pytest.raises(SettingsError, match="is there already: change it, or remove it first"):
         write_settings(file, [module], None, [])

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from asyncpar_lambda.envelope import new_key
 from asyncpar_lambda.local.client import LocalLambda, build_here
 from asyncpar_lambda.local.faults import Faults
+from asyncpar_lambda.naming import check_patterns
 from asyncpar_lambda.pool import LambdaPool
 from asyncpar_lambda.sigv4 import Credentials
 
@@ -59,6 +60,7 @@ class LocalPool(LambdaPool):
         )  # fmt: skip
         self._paths = tuple(map(Path, paths))
         self._allow = tuple(allow) if allow is not None else tuple(f"{path.stem}:*" for path in self._paths)
+        check_patterns(self._allow)
         self._requirements = (*requirements, *(["cloudpickle"] if functions == "by_value" else []))
         self._deployed: dict[str, Any] = {"timeout": timeout, "memory": memory, "reserved": reserved}
         self.server = LocalLambda(concurrency=concurrency, ramp=ramp, faults=Faults(**faults))
