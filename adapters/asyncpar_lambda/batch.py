@@ -107,16 +107,33 @@ class Batches:
         answer_key = f"answers/{head['nonce']}"
         if self.store is not None:
             await self._use_store(self.store, head, chunk, job, shared, answer_key)
+            body = await self._fitted(self.store, head, body)
+        else:
+            await self._without_store(head, shared, body)
+        head["expires"] = time.time() + START_SECONDS
+        payload = await self._seal(envelope.Head(**head), body)
+        return Request(payload, answer_key, tuple(shared), made)
+
+    async def _fitted(self, store: Store, head: dict[str, Any], body: bytes) -> bytes:
+        """What of the body travels in the request: all, or nothing."""
         if len(body) * 4 // 3 + (size := envelope.head_size(envelope.Head(**head))) > envelope.MAX_INLINE:
             if size > envelope.MAX_INLINE:
                 raise TooManyError
-            head["body"] = await self._spill(f"requests/{head['nonce']}", body)
-            body = b""
-        elif shared and self.store is None:
-            raise UnsupportedError("share() needs a bucket: deploy with one, it is the default")
-        head["expires"] = time.time() + START_SECONDS
-        payload = self.signer.seal(envelope.Head(**head), body)
-        return Request(payload, answer_key, tuple(shared), made)
+            head["body"] = await self._spill(store, f"requests/{head['nonce']}", body)
+            return b""
+        return body
+
+    async def _seal(self, head: envelope.Head, body: bytes) -> bytes:
+        """Signed on the loop, unless that takes long."""
+        if len(body) + sum(len(blob.url) for blob in head.constants) > LARGE_BYTES:
+            return await asyncio.to_thread(self.signer.seal, head, body)
+        return self.signer.seal(head, body)
+
+    async def _without_store(self, head: dict[str, Any], shared: dict[int, Shared[Any]], body: bytes) -> None:
+        """Make it fit into the request, or say why it does not."""
+        if shared or len(body) * 4 // 3 > envelope.MAX_INLINE:
+            what = "share() needs" if shared else f"a request of {len(body):,} bytes needs"
+            raise UnsupportedError(f"{what} a bucket: deploy with one, it is the default")
 
     async def _use_store(
         self,
@@ -164,13 +181,9 @@ class Batches:
         sent = [(functions.add(call.function.call), call.args, call.kwargs) for call in items]
         return functions, calls.dump_singles(functions, sent, share)
 
-    async def _spill(self, key: str, body: bytes) -> envelope.Blob:
-        if self.store is None:
-            raise UnsupportedError(
-                f"a request of {len(body):,} bytes needs a bucket: deploy with one, it is the default"
-            )
-        await self.store.put(key, body)
-        url = (await self._presigner(self.store))("GET", key)
+    async def _spill(self, store: Store, key: str, body: bytes) -> envelope.Blob:
+        await store.put(key, body)
+        url = (await self._presigner(store))("GET", key)
         return envelope.Blob(url=url, size=len(body), sha256=sha256(body).hexdigest())
 
     def missing(self, request: Request) -> None:

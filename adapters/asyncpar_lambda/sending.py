@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asyncpar.chunks import Chunk, Errors
 from asyncpar.errors import BrokenPoolError, UnsupportedError, WorkerLostError
 from asyncpar_lambda.batch import Batches, Request, TooManyError
 from asyncpar_lambda.control import Concurrency
-from asyncpar_lambda.cost import Meter, billed_seconds
+from asyncpar_lambda.envelope import new_nonce
 from asyncpar_lambda.errors import CodecError, RefusedError, StoreError
 from asyncpar_lambda.job import Job, indices, job_of
 from asyncpar_lambda.patience import Patience, pause
-from asyncpar_lambda.replies import Verdict, judge, printed
-from asyncpar_lambda.transport import Transport, TransportError
+from asyncpar_lambda.replies import Verdict, printed
+from asyncpar_lambda.transport import Reply, Transport, TransportError
 
 if TYPE_CHECKING:
     from asyncpar_lambda.envelope import Answer
@@ -29,12 +30,28 @@ NOT_RUN = frozenset(("expired", "unavailable", "missing"))
 """Refusals of a worker which mean that it has run nothing, and may run it if it is asked again."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloud:
+    """What clouds differ in.
+
+    :ivar service: its name, for messages
+    :ivar function: the function's
+    :ivar remedy: what to write where calls may be lost
+    :ivar judge: what a reply means
+    :ivar bill: told of each invocation: of which map, the end of its log, seconds as measured here
+    """
+
+    service: str
+    function: str
+    remedy: str
+    judge: Callable[[Reply], Verdict]
+    bill: Callable[[Job | None, bytes, float], None]
+
+
 class Sender:
     """Sends chunks, and brings their outcomes.
 
-    :param name: of the function, for messages
     :param chunk_seconds: how long an invocation should take
-    :param run: of calls that belong to no map
     :param patience: seconds for which Lambda, or what a worker needs, may be out of reach
     :param vacate: told when a chunk runs no more
     :param ready: told when there may be room for another
@@ -42,27 +59,24 @@ class Sender:
 
     def __init__(
         self,
-        name: str,
+        cloud: Cloud,
         transport: Transport,
         batches: Batches,
         control: Concurrency,
-        meter: Meter,
         *,
         chunk_seconds: float,
-        run: str,
         patience: float,
         vacate: Callable[[Chunk], None],
         ready: Callable[[], None],
     ) -> None:
-        self.name, self.transport, self.batches = name, transport, batches
-        self.control, self.meter = control, meter
+        self.cloud, self.transport, self.batches, self.control = cloud, transport, batches, control
         self.vacate, self.ready = vacate, ready
         self.loop = asyncio.get_running_loop()
         self.counts: Counter[str] = Counter()
         self.environments: set[str] = set()
         self.memory = 0
         self._budget = BUDGET_CHUNKS * chunk_seconds
-        self._run = run
+        self._run = new_nonce()  # of calls that belong to no map
         self._reaching = Patience(patience)  # Lambda
         self._starting = Patience(patience)  # calls, on a worker that answers
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -135,12 +149,12 @@ class Sender:
             if not error.sent:
                 return self._unreachable(began, str(error))
             self.control.failed()
-            self._bill(job, b"", self.loop.time() - sent)
+            self.cloud.bill(job, b"", self.loop.time() - sent)
             return Verdict("lost", str(error)), b""
         except Exception as error:  # credentials that cannot be renewed, for one
             return self._unreachable(began, f"{type(error).__name__}: {error}")
         now = self.loop.time()
-        verdict = judge(reply)
+        verdict = self.cloud.judge(reply)
         if verdict.kind == "throttled":
             self._reaching.succeeded()
             self.control.throttled(now, began, verdict.reason, verdict.wish)
@@ -151,7 +165,7 @@ class Sender:
         self.control.succeeded(now)
         self.counts["invocations"] += 1
         if verdict.kind != "refused":
-            self._bill(job, verdict.log, now - sent)
+            self.cloud.bill(job, verdict.log, now - sent)
         if job is not None and verdict.kind == "answer":
             job.answered(now - sent)
         return verdict, reply.body
@@ -162,12 +176,6 @@ class Sender:
         self._reaching.failed(now)
         self.control.unreachable(now, began)
         return Verdict("again", reason), b""
-
-    def _bill(self, job: Job | None, log: bytes, measured: float) -> None:
-        seconds = billed_seconds(log, measured)
-        self.meter.add(seconds)
-        if job is not None:
-            job.meter.add(seconds)
 
     # -- the same twice
 
@@ -222,14 +230,17 @@ class Sender:
         elif verdict.kind == "again":
             if self._reaching.over:
                 message = (
-                    f"Lambda cannot be reached, or does not start {self.name}: {self._reaching}, the last of them: "
+                    f"{self.cloud.service} cannot be reached, or does not start {self.cloud.function}: "
+                    f"{self._reaching}, the last of them: "
                     f"{verdict.reason}. Nothing ran in these; patience= says how long to try"
                 )
                 self._fail(chunk, BrokenPoolError(message))
             else:
                 self._give_back(chunk)
         elif verdict.kind == "refused":
-            self._fail(chunk, BrokenPoolError(f"{self.name} cannot run: {verdict.reason}"), verdict.log)
+            self._fail(
+                chunk, BrokenPoolError(f"{self.cloud.function} cannot run: {verdict.reason}"), verdict.log
+            )
         else:
             await self._lose(chunk, job, verdict)
 
@@ -311,8 +322,8 @@ class Sender:
         names = {chunk.label(i) for i in range(chunk.done, len(chunk.items))}
         label = names.pop() if len(names) == 1 else "several functions"
         message = (
-            f"an invocation of {self.name} was lost while it ran {label}: {verdict.reason}; {what} may have "
-            "run. Repeat with retries=, or exactly_once=True where running twice does harm"
+            f"an invocation of {self.cloud.function} was lost while it ran {label}: {verdict.reason}; {what} may have "
+            f"run. {self.cloud.remedy}"
         )
         self._fail(chunk, WorkerLostError(message, function=label), verdict.log)
 

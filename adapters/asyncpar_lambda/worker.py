@@ -66,6 +66,7 @@ class Worker:
         self.by_value = settings.get("ASYNCPAR_FUNCTIONS") == "by_value"
         self.environment = os.urandom(6).hex()
         self.cold = True
+        self.delivery = ""
         self.seen: set[str] = set()
         self.expiring: deque[tuple[float, str]] = deque()
         self.constants: dict[str, tuple[int, Any]] = {}
@@ -83,9 +84,10 @@ class Worker:
         """
         begun = time.perf_counter()
         cold, self.cold = self.cold, False
+        self.delivery = delivery or os.urandom(16).hex()
         try:
             head, body = self.accept(event)
-            outcomes, seconds, again = self.run(head, body, remaining, delivery or os.urandom(16).hex())
+            outcomes, seconds, again = self.run(head, body, remaining)
         except RefusedError as error:
             return seal_refused(error)
         except MissingError as error:
@@ -131,7 +133,7 @@ class Worker:
     # -- running
 
     def run(
-        self, head: Head, body: bytes, remaining: Callable[[], float], delivery: str
+        self, head: Head, body: bytes, remaining: Callable[[], float]
     ) -> tuple[list[Outcome], list[float], int]:
         """Outcomes and seconds of the calls that were run, in order; the others were not started."""
         try:
@@ -139,10 +141,10 @@ class Worker:
         except CodecError as error:
             return [(False, error)] * head.count, [0.0] * head.count, 0
         with self.alarm:
-            return self.run_calls(head, ready, remaining, delivery)
+            return self.run_calls(head, ready, remaining)
 
     def run_calls(
-        self, head: Head, ready: list[calls.Prepared], remaining: Callable[[], float], delivery: str
+        self, head: Head, ready: list[calls.Prepared], remaining: Callable[[], float]
     ) -> tuple[list[Outcome], list[float], int]:
         """As many as time, and with ``exactly_once`` the object store, allows.
 
@@ -160,7 +162,7 @@ class Worker:
                 break
             if head.slots:
                 try:
-                    outcome = self.run_once(head, index, call, remaining, delivery)
+                    outcome = self.run_once(head, index, call, remaining)
                 except StoreError:
                     if not index:
                         raise
@@ -177,7 +179,7 @@ class Worker:
         return outcomes, seconds, again
 
     def run_once(
-        self, head: Head, index: int, call: calls.Prepared, remaining: Callable[[], float], delivery: str
+        self, head: Head, index: int, call: calls.Prepared, remaining: Callable[[], float]
     ) -> tuple[Outcome, bool] | None:
         """The outcome of a call of which other workers may know, and whether one of them ran it.
 
@@ -188,7 +190,7 @@ class Worker:
         def run() -> bytes:
             return codec.dumps(calls.dump_outcome(*self.call(call, head.timeout, remaining), self.names))
 
-        found = run_once(head, head.slots[index], delivery, remaining, run)
+        found = run_once(head, head.slots[index], self.delivery, remaining, run)
         if found is None:
             return None
         ok, blob = codec.loads(found[0])

@@ -110,7 +110,11 @@ def test_the_command_loads_no_client_of_aws_before_it_needs_one():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "asyncpar_lambda.cli.app" in loaded
-    assert loaded & {"boto3", "botocore", "aiobotocore", "asyncpar_lambda.pool", "cryptography"} == set()
+    assert (
+        loaded
+        & {"boto3", "botocore", "aiobotocore", "asyncpar_lambda.pool", "asyncpar_lambda.aws", "cryptography"}
+        == set()
+    )
 
 
 def test_init_and_plan(tmp_path, monkeypatch, capsys):

@@ -213,7 +213,7 @@ async def test_the_death_of_one_delivery_says_nothing_of_another(tmp_path):
     """The claim of a delivery that still runs stands, though a delivery of the very same request has died."""
     path = str(tmp_path / "ran")
     async with local(limit=2, timeout=20) as pool:
-        network = pool._sender.transport = Twice(pool, path)
+        network = pool._transport = Twice(pool, path)
         assert await pool.map(functools.partial(f.begin_and_end, path), [7], exactly_once=True) == [7]
         assert pool.statistics().repeated >= 1
         await network.other

@@ -70,7 +70,7 @@ def different(code=None):
     if code is None and found["function"]:
         code = found["function"]["Environment"]["Variables"]["ASYNCPAR_CODE"]
     cloud.close()
-    key = key_path(cloud.place.account, cloud.place.region, settings.name)
+    key = key_path(settings.name, "lambda", cloud.place.account, cloud.place.region)
     public = public_of(load_key(key)).hex() if key.exists() else ""
     return changes(found, wanted(settings, cloud.place, code or "", public))
 

@@ -109,7 +109,7 @@ def make_package(settings: Settings) -> Package:
 
 def _path(cloud: Cloud) -> Path:
     """Where its private key is kept."""
-    return key_path(cloud.place.account, cloud.place.region, cloud.settings.name)
+    return key_path(cloud.settings.name, "lambda", cloud.place.account, cloud.place.region)
 
 
 def _key(cloud: Cloud) -> tuple[bytes, bytes]:
