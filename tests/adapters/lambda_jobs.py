@@ -52,6 +52,11 @@ def mark(path, x):
     return x * x
 
 
+def mark_and_blow_up(path, n):
+    mark_text(path, n)
+    return blow_up(n)
+
+
 def slow_once(path, x):
     """Slow for 3 the first time, quick otherwise."""
     if x == 3:

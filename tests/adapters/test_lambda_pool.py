@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
+import json
 import os
 import re
 import signal
@@ -21,7 +22,9 @@ pytest.importorskip("awslambdaric", reason="needs the extra 'lambda-local'")
 import asyncpar
 from asyncpar.errors import AsyncparError, BrokenPoolError, UnsupportedError, WorkerLostError
 from asyncpar_lambda import CostError, Credentials, LambdaPool, RefusedError, envelope
+from asyncpar_lambda.deployment import read_deployment
 from asyncpar_lambda.errors import CodecError
+from asyncpar_lambda.local.http import HttpServer
 from asyncpar_lambda.transport import TransportError
 from asyncpar_lambda.transport.identity import FixedIdentity
 
@@ -467,6 +470,50 @@ async def test_requests_that_never_start_are_given_up_when_patience_is_over(monk
         match = r"expired: the request was good until .*; given up after \d+ attempts in .* s: patience= says how long"
         with pytest.raises(RefusedError, match=match):
             await pool.run(f.square, 3)
+
+
+async def test_an_answer_that_the_store_has_lost_is_a_loss_that_can_be_repeated(tmp_path):
+    path = str(tmp_path / "ran")
+    async with local(limit=1) as pool:
+        get, lost = pool._store.get, []
+
+        async def forgetful(key):
+            """A lifecycle rule, or somebody, is quicker."""
+            if not lost:
+                lost.append(key)
+                [where] = [one for one in await stored(pool) if one.endswith(key)]
+                await pool.server.request("DELETE", f"/asyncpar/{where}")
+            return await get(key)
+
+        pool._store.get = forgetful
+        mark = functools.partial(f.mark_and_blow_up, path)
+        got = await pool.map(mark, [6_000_000], exactly_once=True)
+        assert len(got[0]) == 6_000_000
+        lost.clear()
+        with pytest.raises(
+            WorkerLostError, match=r"was lost while .*: the object store answered GET answers/"
+        ):
+            await pool.run(mark, 6_000_000)
+    assert await asyncio.to_thread(lines, path) == ["6000000"] * 2
+
+
+async def test_opening_waits_while_lambda_has_no_time_to_say_what_is_deployed():
+    statuses = iter([429, 503, 200, 429, 200])
+    settings = {"Environment": {"Variables": {"ASYNCPAR_CODE": "c", "ASYNCPAR_KEEP_DAYS": "3"}}}
+    settings["FunctionArn"] = "arn:aws:lambda:us-east-1:123456789012:function:job:live"
+
+    def handle(request):
+        request.answer(next(statuses), json.dumps(settings).encode())
+
+    server = HttpServer(handle)
+    endpoint = f"http://127.0.0.1:{await server.start()}"
+    identity = FixedIdentity(Credentials("local", "local"))
+    try:
+        found = await read_deployment(endpoint, "us-east-1", identity, "job:live", 10)
+    finally:
+        server.close()
+    assert (found.code, found.account, found.keep_days) == ("c", "123456789012", 3)
+    assert next(statuses, None) is None
 
 
 async def test_statistics_before_and_after_it_is_open():
