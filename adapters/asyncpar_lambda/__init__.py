@@ -6,7 +6,7 @@ General layout:
     pool            FunctionPool: what it shares with the pools of other clouds
     sending         a chunk's way to Lambda and back;  job: what its map asks for
     batch           chunks as signed requests, answers as outcomes
-    envelope codec calls naming     what travels, and what may
+    envelope codec exceptions calls naming      what travels, and what may
     control         how many invocations may be in flight
     patience        how long what is out of reach is asked again
     replies         what Lambda's answers mean for calls

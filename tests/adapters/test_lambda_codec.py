@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asyncpar
-from asyncpar_lambda import codec, naming
+from asyncpar_lambda import codec, exceptions, naming
 from asyncpar_lambda.errors import CodecError, RefusedError, RemoteError
 
 
@@ -314,7 +314,7 @@ def test_what_an_exception_holds_and_cannot_travel_becomes_text():
 
 
 def test_an_exception_that_is_not_here_says_what_it_was():
-    got = codec.build_error([["nowhere.at:AllError", "it broke", [], {}, ["note"], ""]], naming.Imported())
+    got = exceptions.build_error([["nowhere.at:AllError", "it broke", [], {}, ["note"], ""]], naming.Imported())
     assert isinstance(got, RemoteError)
     assert got.type_name == "nowhere.at:AllError"
     assert str(got) == "nowhere.at:AllError: it broke"
@@ -425,6 +425,9 @@ FORGED = {
     "a name in no text": ext(codec.FUNCTION, b"\xff\xfe"),
     "no enumeration": ext(codec.ENUM, [f"{HERE}:Trap", "RED"]),
     "an unknown member": ext(codec.ENUM, [f"{HERE}:Colour", "GREEN"]),
+    "a member by its value": ext(codec.ENUM, [f"{HERE}:Level", 1]),
+    "flags that are none": ext(codec.ENUM, [f"{HERE}:Right", 64]),
+    "flags that are no number": ext(codec.ENUM, [f"{HERE}:Right", [1]]),
     "no named tuple": ext(codec.NAMEDTUPLE, [f"{HERE}:Trap", [1]]),
     "too few fields": ext(codec.NAMEDTUPLE, [f"{HERE}:Pair", [1]]),
     "no exception": ext(codec.EXCEPTION, [[f"{HERE}:Trap", "", [], {}, [], ""]]),
