@@ -314,7 +314,9 @@ def test_what_an_exception_holds_and_cannot_travel_becomes_text():
 
 
 def test_an_exception_that_is_not_here_says_what_it_was():
-    got = exceptions.build_error([["nowhere.at:AllError", "it broke", [], {}, ["note"], ""]], naming.Imported())
+    got = exceptions.build_error(
+        [["nowhere.at:AllError", "it broke", [], {}, ["note"], ""]], naming.Imported()
+    )
     assert isinstance(got, RemoteError)
     assert got.type_name == "nowhere.at:AllError"
     assert str(got) == "nowhere.at:AllError: it broke"

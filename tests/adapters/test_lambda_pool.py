@@ -248,13 +248,15 @@ async def test_a_constant_that_the_store_has_lost_is_put_there_again():
 
 
 async def test_many_calls_exactly_once_fit_into_requests():
-    """What a request says of its calls counts too: with temporary credentials, 2 URLs of 1.5 kB for each."""
-    token = "t" * 1200
+    """What a request says of its calls counts too: with temporary credentials, 2 URLs of 2.5 kB for each."""
+    token = "t" * 2000
     async with local(limit=2) as pool:
-        pool._identity = pool._batches.store._identity = FixedIdentity(Credentials("local", "local", token))
-        text = "x" * 10_000
-        got = await pool.map(f.size, [text] * 600, chunksize=600, exactly_once=True)
-    assert got == [10_000] * 600
+        pool._batches.store._identity = FixedIdentity(Credentials("local", "local", token))
+        got = await pool.map(f.size, ["x" * 15_000] * 256, chunksize=256, exactly_once=True)
+        assert got == [15_000] * 256
+        puts = {key.split("/")[3] for key in await stored(pool)}
+        assert puts == {"requests", "outcomes"}  # either would fit alone: the body lies in the store
+        assert await pool.map(f.size, ["x"] * 3_000, chunksize=3_000, exactly_once=True) == [1] * 3_000
 
 
 async def test_calls_that_name_too_many_constants_together_travel_in_smaller_chunks(monkeypatch):
