@@ -2,13 +2,16 @@
 
 General layout:
 
-    pool            LambdaPool, beside ``asyncpar.ProcessPool`` and its like
+    aws             LambdaPool, beside ``asyncpar.ProcessPool`` and its like
+    pool            FunctionPool: what it shares with the pools of other clouds
+    sending         a chunk's way to Lambda and back;  job: what its map asks for
     batch           chunks as signed requests, answers as outcomes
-    envelope codec calls naming     what travels, and what may
+    envelope codec exceptions calls naming      what travels, and what may
     control         how many invocations may be in flight
+    patience        how long what is out of reach is asked again
     replies         what Lambda's answers mean for calls
     cost            plans, meters, budgets
-    store           the object store: large arguments and results, constants, outcomes
+    store constants the object store: large arguments and results, constants, outcomes
     transport/      the Invoke API: ours, and aiobotocore
     deployment keys sigv4           what is deployed, and who may ask for it
     worker objects once             the far side, which imports almost nothing
@@ -23,23 +26,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asyncpar_lambda.aws import LambdaPool as LambdaPool
+    from asyncpar_lambda.aws import LambdaStatistics as LambdaStatistics
     from asyncpar_lambda.cost import CostError as CostError
     from asyncpar_lambda.cost import Plan as Plan
     from asyncpar_lambda.cost import Prices as Prices
     from asyncpar_lambda.errors import CodecError as CodecError
+    from asyncpar_lambda.errors import MissingError as MissingError
     from asyncpar_lambda.errors import RefusedError as RefusedError
     from asyncpar_lambda.errors import RemoteError as RemoteError
     from asyncpar_lambda.errors import StoreError as StoreError
-    from asyncpar_lambda.pool import LambdaPool as LambdaPool
-    from asyncpar_lambda.pool import LambdaStatistics as LambdaStatistics
     from asyncpar_lambda.sigv4 import Credentials as Credentials
 
 _MODULES = {
     "CodecError": "errors",
     "CostError": "cost",
     "Credentials": "sigv4",
-    "LambdaPool": "pool",
-    "LambdaStatistics": "pool",
+    "LambdaPool": "aws",
+    "LambdaStatistics": "aws",
+    "MissingError": "errors",
     "Plan": "cost",
     "Prices": "cost",
     "RefusedError": "errors",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -15,9 +14,10 @@ from asyncpar.chunks import Chunk
 from asyncpar.errors import UnsupportedError
 from asyncpar.sharing import Shared
 from asyncpar_lambda import calls, codec, envelope
-from asyncpar_lambda.cost import Budget, Meter
+from asyncpar_lambda.constants import Constants
 from asyncpar_lambda.deployment import Deployment
-from asyncpar_lambda.errors import CodecError
+from asyncpar_lambda.errors import StoreError
+from asyncpar_lambda.job import Job, first_index, indices
 from asyncpar_lambda.naming import Names
 from asyncpar_lambda.store import Store
 
@@ -27,42 +27,28 @@ URL_SECONDS = 3600
 """How long presigned URLs are good for, beside the function's timeout."""
 START_SECONDS = 120.0
 """How long a request may wait in Lambda before it is stale: for cold starts, and clocks that differ."""
-
-
-@dataclass(slots=True)
-class Job:
-    """What one map asks for beside the keywords that every pool has.
-
-    :ivar exactly_once: keep each call's outcome in the store, so that it completes once however often it is sent
-    :ivar hedge: the quantile of durations after which an invocation is sent a second time
-    :ivar meter: what this map has cost
-    :ivar attempts: by the index of a call, the nonces of requests that may have run it
-    :ivar seconds: how long the invocations took that were answered last
-    """
-
-    meter: Meter
-    exactly_once: bool = False
-    hedge: float | None = None
-    budget: Budget | None = None
-    run: str = field(default_factory=lambda: uuid.uuid4().hex)
-    attempts: dict[int, list[tuple[str, bool]]] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
-    invocations: int = 0
-    hedged: int = 0
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether a call may be sent again though it may have run."""
-        return self.exactly_once or self.hedge is not None
+MOST_ONCE = 256
+"""Calls in a request with ``exactly_once``: signing their URLs holds the loop up for 10 ms, and as each takes two
+requests to the store, no worker gets further before it hands back the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that is ready to be sent."""
+    """A request that is ready to be sent.
+
+    :ivar answer_key: where an answer lies that is too large to be sent
+    :ivar constants: numbers of those that it names
+    :ivar made: when, by the clock of ``Constants``
+    """
 
     payload: bytes
-    nonce: str
     answer_key: str
+    constants: tuple[int, ...]
+    made: float
+
+
+class TooManyError(Exception):
+    """What a request says of its calls, beside their arguments, is more than a request may be: let fewer travel."""
 
 
 class Batches:
@@ -81,7 +67,10 @@ class Batches:
     ) -> None:
         self.deployment, self.names, self.store, self.pickle = deployment, names, store, pickle
         self.signer = envelope.Signer(key)
-        self._constants: dict[int, asyncio.Task[envelope.Blob]] = {}
+        self.constants: Constants | None = None
+        if store is not None:
+            dump = partial(codec.dumps, names=names, pickle=pickle)
+            self.constants = Constants(store, dump, deployment.keep_days)
         self._large: set[int] = set()  # functions whose arguments take long to encode
 
     # -- requests
@@ -89,12 +78,18 @@ class Batches:
     async def request(self, chunk: Chunk, job: Job | None, run: str, budget: float | None) -> Request:
         """The chunk as a signed request; what does not fit into it lies in the store.
 
+        With ``exactly_once``, a chunk of more calls than may travel so is cut, and the rest goes back to its map.
+
         :param run: of calls that belong to no map
         :param budget: seconds for which the worker may start further calls
         :raises CodecError: something in it is no plain data
         :raises UnsupportedError: it is too large, or names constants, and there is no bucket
         :raises StoreError: the store does not take it
+        :raises TooManyError: its head is too large
         """
+        if job is not None and job.exactly_once and len(chunk.items) - chunk.done > MOST_ONCE:
+            chunk.split(chunk.done + MOST_ONCE).requeue()
+        made = time.time()
         shared: dict[int, Shared[Any]] = {}
         functions, body = await self._encode(chunk, shared)
         head: dict[str, Any] = {
@@ -104,25 +99,64 @@ class Batches:
             "functions": tuple(functions.listed),
             "first": first_index(chunk),
             "count": len(chunk.items) - chunk.done,
-            "expires": time.time() + START_SECONDS,
+            "expires": 0.0,  # of when it is sent: uploads come first
             "nonce": envelope.new_nonce(),
             "budget": budget,
             "timeout": chunk.timeout,
         }
         answer_key = f"answers/{head['nonce']}"
         if self.store is not None:
-            sign = await self.store.presigner(int(self.deployment.timeout) + URL_SECONDS)
-            head["answer_url"] = sign("PUT", answer_key)
-            head["constants"] = tuple([await self._constant(one, sign) for one in shared.values()])
-            if job is not None and job.exactly_once:
-                head.update(_once(chunk, job, sign))
-            if len(body) * 4 // 3 > envelope.MAX_INLINE:
-                head["body"] = await self._spill(f"requests/{head['nonce']}", body, sign)
-                body = b""
-        elif shared or len(body) * 4 // 3 > envelope.MAX_INLINE:
+            await self._use_store(self.store, head, chunk, job, shared, answer_key)
+            body = await self._fitted(self.store, head, body)
+        else:
+            await self._without_store(head, shared, body)
+        head["expires"] = time.time() + START_SECONDS
+        payload = await self._seal(envelope.Head(**head), body)
+        return Request(payload, answer_key, tuple(shared), made)
+
+    async def _fitted(self, store: Store, head: dict[str, Any], body: bytes) -> bytes:
+        """What of the body travels in the request: all, or nothing."""
+        if len(body) * 4 // 3 + (size := envelope.head_size(envelope.Head(**head))) > envelope.MAX_INLINE:
+            if size > envelope.MAX_INLINE:
+                raise TooManyError
+            head["body"] = await self._spill(store, f"requests/{head['nonce']}", body)
+            return b""
+        return body
+
+    async def _seal(self, head: envelope.Head, body: bytes) -> bytes:
+        """Signed on the loop, unless that takes long."""
+        if len(body) + sum(len(blob.url) for blob in head.constants) > LARGE_BYTES:
+            return await asyncio.to_thread(self.signer.seal, head, body)
+        return self.signer.seal(head, body)
+
+    async def _without_store(self, head: dict[str, Any], shared: dict[int, Shared[Any]], body: bytes) -> None:
+        """Make it fit into the request, or say why it does not."""
+        if shared or len(body) * 4 // 3 > envelope.MAX_INLINE:
             what = "share() needs" if shared else f"a request of {len(body):,} bytes needs"
             raise UnsupportedError(f"{what} a bucket: deploy with one, it is the default")
-        return Request(self.signer.seal(envelope.Head(**head), body), head["nonce"], answer_key)
+
+    async def _use_store(
+        self,
+        store: Store,
+        head: dict[str, Any],
+        chunk: Chunk,
+        job: Job | None,
+        shared: dict[int, Shared[Any]],
+        answer_key: str,
+    ) -> None:
+        """Name what lies in the store, or will."""
+        assert self.constants is not None
+        sign = await self._presigner(store)
+        head["owner"] = store.owner
+        head["answer_url"] = sign("PUT", answer_key)
+        head["constants"] = tuple([await self.constants.blob(one, sign) for one in shared.values()])
+        if job is not None and job.exactly_once:
+            keys = [job.outcome_key(index) for index in indices(chunk)]
+            head["slots"] = tuple(envelope.Slot(get=sign("GET", key), put=sign("PUT", key)) for key in keys)
+            head["lost"] = job.dead(indices(chunk))
+
+    def _presigner(self, store: Store) -> Awaitable[Callable[[str, str], str]]:
+        return store.presigner(int(self.deployment.timeout) + URL_SECONDS)
 
     async def _encode(self, chunk: Chunk, shared: dict[int, Shared[Any]]) -> tuple[calls.Functions, bytes]:
         """On the loop, unless the arguments of this function were large before."""
@@ -147,36 +181,20 @@ class Batches:
         sent = [(functions.add(call.function.call), call.args, call.kwargs) for call in items]
         return functions, calls.dump_singles(functions, sent, share)
 
-    async def _constant(self, one: Shared[Any], sign: Callable[[str, str], str]) -> envelope.Blob:
-        """Where the constant lies; it is put there when it is first named."""
-        task = self._constants.get(one.number)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = asyncio.create_task(self._put_constant(one), name="asyncpar: upload a constant")
-            self._constants[one.number] = task
-            weakref.finalize(one, self._constants.pop, one.number, None)
-        blob = await asyncio.shield(task)
-        url = sign("GET", f"constants/{blob.sha256}")
-        return envelope.Blob(url=url, size=blob.size, sha256=blob.sha256, id=str(one.number))
+    async def _spill(self, store: Store, key: str, body: bytes) -> envelope.Blob:
+        await store.put(key, body)
+        url = (await self._presigner(store))("GET", key)
+        return envelope.Blob(url=url, size=len(body), sha256=sha256(body).hexdigest())
 
-    async def _put_constant(self, one: Shared[Any]) -> envelope.Blob:
-        assert self.store is not None
-        data = await asyncio.to_thread(codec.dumps, one.value, self.names, pickle=self.pickle)
-        digest = sha256(data).hexdigest()
-        await self.store.put(f"constants/{digest}", data)
-        return envelope.Blob(url="", size=len(data), sha256=digest)
-
-    async def _spill(self, key: str, body: bytes, sign: Callable[[str, str], str]) -> envelope.Blob:
-        assert self.store is not None
-        await self.store.put(key, body)
-        return envelope.Blob(url=sign("GET", key), size=len(body), sha256=sha256(body).hexdigest())
+    def missing(self, request: Request) -> None:
+        """A worker did not find something that the request names."""
+        if self.constants is not None:
+            self.constants.missing(request.constants, request.made)
 
     async def aclose(self) -> None:
         """End uploads that are under way."""
-        uploads = [task for task in self._constants.values() if not task.done()]
-        for task in uploads:
-            task.cancel()
-        if uploads:
-            await asyncio.wait(uploads)
+        if self.constants is not None:
+            await self.constants.aclose()
 
     # -- answers
 
@@ -185,34 +203,17 @@ class Batches:
 
         :raises RefusedError: it ran nothing
         :raises CodecError: this is no answer of a worker
-        :raises StoreError: the answer lies in the store and cannot be read
+        :raises StoreError: the answer lies in the store and cannot be had
         """
         found = envelope.open_answer(body)
         if isinstance(found, envelope.Spilled):
             assert self.store is not None
             data = await self.store.get(request.answer_key)
             if len(data) != found.size or sha256(data).hexdigest() != found.sha256:
-                raise CodecError("the answer in the object store is not the one that the worker put there")
+                raise StoreError(
+                    "the answer there is another's: of a second delivery, or put there by somebody"
+                )
             found = data
         if len(found) > LARGE_BYTES:
             return await asyncio.to_thread(calls.load_answer, found, self.names)
         return calls.load_answer(found, self.names)
-
-
-def first_index(chunk: Chunk) -> int:
-    """The index of the chunk's next call in the source of its map; 0 for single calls."""
-    return 0 if chunk.singles else int(chunk.block.first) + chunk.offset + chunk.done
-
-
-def indices(chunk: Chunk) -> Sequence[int]:
-    """Of all calls of a map's chunk that have no outcome yet."""
-    first = first_index(chunk)
-    return range(first, first + len(chunk.items) - chunk.done)
-
-
-def _once(chunk: Chunk, job: Job, sign: Callable[[str, str], str]) -> dict[str, Any]:
-    """The head's fields for ``exactly_once``."""
-    keys = [f"outcomes/{job.run}/{index}" for index in indices(chunk)]
-    slots = tuple(envelope.Slot(get=sign("GET", key), put=sign("PUT", key)) for key in keys)
-    dead = {nonce for index in indices(chunk) for nonce, ended in job.attempts.get(index, ()) if ended}
-    return {"slots": slots, "lost": tuple(sorted(dead))}

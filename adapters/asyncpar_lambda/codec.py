@@ -18,8 +18,9 @@ from typing import Any
 
 import msgpack
 
-from asyncpar.errors import chain, describe
-from asyncpar_lambda.errors import CodecError, RemoteError
+from asyncpar.errors import describe
+from asyncpar_lambda.errors import CodecError
+from asyncpar_lambda.exceptions import build_error, describe_error, expect
 from asyncpar_lambda.naming import Imported, Names
 
 MAX_BYTES = 256 << 20
@@ -34,8 +35,6 @@ FUNCTION, CONSTANT, PICKLED = range(21, 24)
 
 NUMERIC_KINDS = "biufcSUMm"
 """The NumPy types that are plain memory: no objects, no records."""
-
-Links = list[tuple[BaseException, str]]
 
 
 def dumps(
@@ -137,14 +136,15 @@ class Encoder:
         if kind.__module__ == "numpy":
             return self._numpy(value)
         if isinstance(value, BaseException):
-            return EXCEPTION, self.pack(describe_error(value, self))
+            return EXCEPTION, self.pack(describe_error(value, self.pack))
         if dataclasses.is_dataclass(kind):
             fields = {
                 f.name: getattr(value, f.name) for f in dataclasses.fields(value) if hasattr(value, f.name)
             }
             return DATACLASS, self.pack([self.names.name(kind), fields])
         if _is_enum(kind):
-            return ENUM, self.pack([self.names.name(kind), value.name])
+            named = value.name in kind.__members__
+            return ENUM, self.pack([self.names.name(kind), value.name if named else value.value])
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
             return NAMEDTUPLE, self.pack([self.names.name(kind), list(value)])
         if kind.__module__ == "asyncpar.sharing" and self.share is not None:
@@ -255,19 +255,21 @@ class Decoder:
         if code not in (DATACLASS, NAMEDTUPLE, ENUM):
             raise CodecError(f"extension type {code} is not known: client and worker differ in version")
         name, content = self._list(data, 2)
-        _expect(name, str)
+        expect(name, str)
         if code == DATACLASS:
             return _build_dataclass(self.names.find(name, "dataclass"), name, content)
         if code == ENUM:
             cls = self.names.find(name, "enum")
             if not isinstance(cls, type) or not _is_enum(cls):
                 raise CodecError(f"{name} is no enumeration")
-            return cls[content]  # type: ignore[index]
+            if type(content) is str:
+                return cls[content]  # type: ignore[index]
+            return _combined(cls, name, content)
         cls = self.names.find(name, "namedtuple")
         fields = getattr(cls, "_fields", None)
         if not (isinstance(cls, type) and issubclass(cls, tuple) and isinstance(fields, tuple)):
             raise CodecError(f"{name} is no named tuple")
-        if len(_expect(content, list)) != len(fields):
+        if len(expect(content, list)) != len(fields):
             raise CodecError(f"{name} has {len(fields)} fields here and {len(content)} there: deploy again")
         return tuple.__new__(cls, content)
 
@@ -309,40 +311,34 @@ class Decoder:
                 "a NumPy array arrived where NumPy is not installed: add numpy to the requirements and deploy again"
             ) from None
         kind, *rest, content = self._list(data, 4 if code == ARRAY else 2)
-        dtype = np.dtype(_expect(kind, str))
+        dtype = np.dtype(expect(kind, str))
         if dtype.kind not in NUMERIC_KINDS or dtype.hasobject:
             raise CodecError(f"an array of {dtype} is not decoded")
         if code == SCALAR:
-            return np.frombuffer(_expect(content, bytes), dtype, 1)[0] if dtype.itemsize else dtype.type()
+            return np.frombuffer(expect(content, bytes), dtype, 1)[0] if dtype.itemsize else dtype.type()
         shape, order = rest
         count = 1
-        for size in _expect(shape, list):
-            if _expect(size, int) < 0:
+        for size in expect(shape, list):
+            if expect(size, int) < 0:
                 raise CodecError("an array's shape is negative")
             count *= size
-        if len(_expect(content, bytes)) != count * dtype.itemsize:
+        if len(expect(content, bytes)) != count * dtype.itemsize:
             raise CodecError("an array's shape does not fit its content")
         if not content:
             return np.zeros(shape, dtype, order=order)
         return np.frombuffer(bytearray(content), dtype).reshape(shape, order=order)
 
     def _list(self, data: bytes, length: int | None = None) -> list[Any]:
-        value = _expect(self.unpack(data), list)
+        value = expect(self.unpack(data), list)
         if length is not None and len(value) != length:
             raise CodecError(f"malformed data: {len(value)} parts where {length} belong")
         return value  # type: ignore[no-any-return]
 
     def _dict(self, data: bytes) -> dict[Any, Any]:
-        return _expect(self.unpack(data), dict)  # type: ignore[no-any-return]
+        return expect(self.unpack(data), dict)  # type: ignore[no-any-return]
 
 
 _SEQUENCES: dict[int, Callable[[list[Any]], Any]] = {TUPLE: tuple, SET: set, FROZENSET: frozenset}
-
-
-def _expect(value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        raise CodecError(f"malformed data: {type(value).__name__} where {kind.__name__} belongs")
-    return value
 
 
 def _counter(decoder: Decoder, data: bytes) -> Any:
@@ -402,94 +398,24 @@ def _is_enum(kind: type) -> bool:
     return enum is not None and issubclass(kind, enum.Enum)
 
 
+def _combined(cls: Any, name: str, content: Any) -> Any:
+    """Flags that are set together, or none: they have a value and no name of their own."""
+    import enum
+
+    if not issubclass(cls, enum.Flag):
+        raise CodecError(f"{name} has no member {content!r}")
+    return cls(expect(content, int))
+
+
 def _build_dataclass(cls: Any, name: str, content: Any) -> Any:
     """An instance with these fields, made without its constructor, as unpickling would."""
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         raise CodecError(f"{name} is no data class")
     declared = {field.name for field in dataclasses.fields(cls)}
-    unknown = set(_expect(content, dict)) - declared
+    unknown = set(expect(content, dict)) - declared
     if unknown:
         raise CodecError(f"{name} has no field {min(map(repr, unknown))} here: client and worker differ")
     made = object.__new__(cls)
     for field, value in content.items():
         object.__setattr__(made, field, value)
     return made
-
-
-# -- exceptions
-
-
-def describe_error(error: BaseException, encoder: Encoder) -> list[Any]:
-    """An exception and what it was raised from: ``[type, message, args, attributes, notes, how]`` each."""
-    return [[*_describe_one(link, encoder), how] for link, how in chain(error)]
-
-
-def _describe_one(error: BaseException, encoder: Encoder) -> list[Any]:
-    kind = type(error)
-    try:
-        message = str(error)
-    except Exception as reason:  # the user's __str__ may do anything
-        message = f"<no message: {type(reason).__name__}>"
-    args = error.args
-    if isinstance(error, OSError) and error.filename is not None and len(args) == 2:
-        args = (*args, error.filename)
-    state = {
-        name: value for name, value in error.__dict__.items() if name != "__notes__" and _fits(value, encoder)
-    }
-    return [
-        f"{kind.__module__}:{kind.__qualname__}",
-        message,
-        [value if _fits(value, encoder) else describe(value) for value in args],
-        state,
-        [str(note) for note in getattr(error, "__notes__", ())],
-    ]
-
-
-def _fits(value: Any, encoder: Encoder) -> bool:
-    try:
-        encoder.pack(value)
-    except Exception:  # its properties and __repr__ may raise anything
-        return False
-    return True
-
-
-def build_error(links: list[Any], names: Names) -> BaseException:
-    """The exception that ``describe_error`` described; a ``RemoteError`` in place of a type that is not here."""
-    if not links:
-        raise CodecError("malformed data: an exception without a type")
-    made: list[BaseException] = []
-    for link in links:
-        if len(_expect(link, list)) != 6:
-            raise CodecError("malformed data: an exception in parts")
-        name, message, args, state, notes, how = link
-        error = _build_one(_expect(name, str), message, _expect(args, list), _expect(state, dict), names)
-        for note in _expect(notes, list):
-            error.add_note(_expect(note, str))
-        if made and how == "cause":
-            made[-1].__cause__ = error
-        elif made:
-            made[-1].__context__ = error
-        made.append(error)
-    return made[0]
-
-
-def _build_one(
-    name: str, message: Any, args: list[Any], state: dict[str, Any], names: Names
-) -> BaseException:
-    try:
-        cls = names.find(name, "exception")
-    except CodecError:
-        return RemoteError(name, str(message))
-    if not isinstance(cls, type) or not issubclass(cls, BaseException):
-        raise CodecError(f"{name} is no exception")
-    if not issubclass(cls, Exception):
-        return RuntimeError(f"the call raised {cls.__name__}: {message}")  # it would stop the loop here
-    try:
-        # Built-in types keep their arguments in the constructor; the user's own may take others than args.
-        error = cls(*args) if cls.__module__ == "builtins" else cls.__new__(cls, *args)
-        if cls.__module__ != "builtins":
-            error.args = tuple(args)
-    except Exception:  # arguments that had to be replaced by their text
-        return RemoteError(name, str(message))
-    error.__dict__.update(state)
-    return error

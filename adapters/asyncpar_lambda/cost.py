@@ -6,11 +6,13 @@ pass a ``Prices`` of your own where they are not yours. https://aws.amazon.com/l
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import length_hint
+from types import GeneratorType
 from typing import Any
 
 from asyncpar.errors import AsyncparError
@@ -23,6 +25,9 @@ COLD_SECONDS = 0.4
 _BILLED = re.compile(rb"Billed Duration: (\d+) ms")
 
 
+Source = Iterable[Any] | AsyncIterable[Any]
+
+
 class CostError(AsyncparError):
     """A map has reached its ``max_cost`` and started no more calls. What it had started has ended.
 
@@ -30,6 +35,8 @@ class CostError(AsyncparError):
     :ivar done: how many items were read from its source and run; with ``ordered`` these are the first
     :ivar left: how many items were not read, or ``None`` if the source does not say
     :ivar results: of an awaited map, the results of what was done; a stream has handed them out already
+    :ivar rest: the items that were not run, of each of the map's iterables, sync or async as that is:
+        ``cloud.map(function, *error.rest)`` goes on. Generators among them are yours to close.
     """
 
     def __init__(self, meter: Meter, max_cost: float, done: int, left: int | None) -> None:
@@ -37,6 +44,7 @@ class CostError(AsyncparError):
         self._meter = meter  # what runs when this is made goes on to cost
         self.max_cost, self.done, self.left = max_cost, done, left
         self.results: list[Any] = []
+        self.rest: tuple[Source, ...] = ()
 
     @property
     def spent(self) -> float:
@@ -47,7 +55,7 @@ class CostError(AsyncparError):
         rest = "the rest of its items were" if self.left is None else f"{self.left:,} items were"
         return (
             f"max_cost=${self.max_cost:.2f} is reached: {self.done:,} calls ran for ${self.spent:.4f}, {rest} not "
-            "started; map what is left with another max_cost="
+            "started; map(function, *error.rest, max_cost=...) goes on with them"
         )
 
 
@@ -127,6 +135,8 @@ class Budget:
         self.max_cost, self.meter, self.expected = max_cost, meter, expected
         self.read = 0
         self.ended = 0
+        self.total: int | None = None
+        self.items: list[Any] = []
 
     def allows(self) -> bool:
         """Whether one more call may be read, counting those that run at what calls have cost so far."""
@@ -135,58 +145,74 @@ class Budget:
         running = max(0, self.read - self.ended)  # a call that is repeated ends more than once
         return spent + (running + 1) * each <= self.max_cost
 
-    def check(self, left: int | None) -> None:
-        """Count one item that is to be read.
+    def limits(self, sources: Sequence[Source]) -> list[Source]:
+        """The sources of one map; the first ends with ``CostError`` when the budget does."""
+        hints = [length_hint(source, -1) for source in sources]
+        self.total = min(hints) if min(hints) >= 0 else None
+        self.items = [aiter(one) if hasattr(one, "__aiter__") else iter(one) for one in sources]  # type: ignore[arg-type]
+        return [
+            (_ReadAsync if hasattr(one, "__aiter__") else _Read)(self, number, hints[number])
+            for number, one in enumerate(sources)
+        ]
 
-        :raises CostError: it may not be
+    def check(self, item: Any) -> None:
+        """Count one row of items, of which the first source has just given its own.
+
+        :raises CostError: it may not be read; nothing that was read is missing in its ``rest``
         """
-        if not self.allows():
-            raise CostError(self.meter, self.max_cost, self.read, left)
-        self.read += 1
+        if self.allows():
+            self.read += 1
+            return
+        left = None if self.total is None else self.total - self.read
+        error = CostError(self.meter, self.max_cost, self.read, left)
+        first, *others = self.items
+        self.items = []  # they are the error's now, and not to be closed with the map
+        began = itertools.chain([item], first) if isinstance(first, Iterator) else _chain(item, first)
+        error.rest = (began, *others)
+        raise error
 
-    def limits(self, source: Iterable[Any] | AsyncIterable[Any]) -> Iterable[Any] | AsyncIterable[Any]:
-        """The source, which ends with ``CostError`` when the budget does."""
-        return _Limited(self, source) if isinstance(source, Iterable) else _AsyncLimited(self, source)
 
+class _Source:
+    """One source of a map with a budget. Closed with the map if it is a generator, as without a budget."""
 
-class _Limited(Iterator[Any]):
-    def __init__(self, budget: Budget, source: Iterable[Any]) -> None:
-        self.budget = budget
-        self.left = length_hint(source, -1)
-        self.items = iter(source)
-        self.ahead: list[Any] = []
+    def __init__(self, budget: Budget, number: int, hint: int) -> None:
+        self.budget, self.number, self.hint = budget, number, hint
 
     def __length_hint__(self) -> int:
-        return self.left if self.left >= 0 else NotImplemented
+        return self.hint if self.hint >= 0 else NotImplemented
 
-    def __next__(self) -> Any:
-        item = (
-            self.ahead.pop() if self.ahead else next(self.items)
-        )  # its end comes before any question of money
+
+class _Read(_Source):
+    def __iter__(self) -> Iterator[Any]:
+        items = self.budget.items[self.number]
         try:
-            self.budget.check(self.left if self.left >= 0 else None)
-        except CostError:
-            self.ahead.append(item)
-            raise
-        self.left -= self.left > 0
-        return item
+            for item in items:
+                if not self.number:
+                    self.budget.check(item)
+                yield item
+        finally:
+            if self.budget.items and isinstance(items, GeneratorType):
+                items.close()
 
 
-class _AsyncLimited(AsyncIterator[Any]):
-    def __init__(self, budget: Budget, source: AsyncIterable[Any]) -> None:
-        self.budget = budget
-        self.items = aiter(source)
+class _ReadAsync(_Source):
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        items = self.budget.items[self.number]
+        try:
+            async for item in items:
+                if not self.number:
+                    self.budget.check(item)
+                yield item
+        finally:
+            close = getattr(items, "aclose", None)
+            if self.budget.items and close is not None:
+                await close()
 
-    async def __anext__(self) -> Any:
-        item = await anext(self.items)
-        self.budget.check(None)
-        return item
 
-    async def aclose(self) -> None:
-        """Close the source, if it is a generator."""
-        close: Callable[[], Any] | None = getattr(self.items, "aclose", None)
-        if close is not None:
-            await close()
+async def _chain(item: Any, items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    yield item
+    async for other in items:
+        yield other
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,8 @@ def _refused(error: Any) -> str:
     text = f"AWS refused {error.operation_name}: {code}: {message}"
     if code in ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation"):
         text += ". Deploying needs rights to Lambda, IAM roles, S3 and CloudWatch Logs: ask for them, or take another AWS_PROFILE"
+    elif error.operation_name == "HeadBucket" and code == "403":
+        text += ". Its name may be somebody else's bucket by now: deploy under another name, or ask for the right to it"
     elif code in (
         "ExpiredToken",
         "ExpiredTokenException",
@@ -108,11 +110,8 @@ class Cloud:
         region = self.functions.meta.region_name
         self.place = Place(account, region, session.get_partition_for_region(region))
         self.role, self.bucket = role_name(settings, self.place), bucket_name(settings, self.place)
-
-    @property
-    def on_aws(self) -> bool:
-        """Whether this is AWS itself, and not what looks like it."""
-        return ".amazonaws.com" in self.functions.meta.endpoint_url
+        # A bucket's name can be guessed, and taken by somebody else.
+        self.of_bucket: Any = {"Bucket": self.bucket, "ExpectedBucketOwner": account}
 
     def close(self) -> None:
         """Close the connections."""
@@ -183,12 +182,14 @@ class Cloud:
 
     def _bucket(self) -> Properties:
         name = self.bucket
-        self.objects.head_bucket(Bucket=name)
+        self.objects.head_bucket(**self.of_bucket)
         rules = self._read(
-            lambda: {"Rules": self.objects.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]}
+            lambda: {"Rules": self.objects.get_bucket_lifecycle_configuration(**self.of_bucket)["Rules"]}
         )
         block = self._read(
-            lambda: {**self.objects.get_public_access_block(Bucket=name)["PublicAccessBlockConfiguration"]}
+            lambda: {
+                **self.objects.get_public_access_block(**self.of_bucket)["PublicAccessBlockConfiguration"]
+            }
         )
         return {"BucketName": name, "LifecycleConfiguration": rules, "PublicAccessBlockConfiguration": block}
 
@@ -237,10 +238,10 @@ class Cloud:
             )
             self.objects.create_bucket(Bucket=self.bucket, **where)
         self.objects.put_public_access_block(
-            Bucket=self.bucket, PublicAccessBlockConfiguration=to["PublicAccessBlockConfiguration"]
+            **self.of_bucket, PublicAccessBlockConfiguration=to["PublicAccessBlockConfiguration"]
         )
         self.objects.put_bucket_lifecycle_configuration(
-            Bucket=self.bucket, LifecycleConfiguration=to["LifecycleConfiguration"]
+            **self.of_bucket, LifecycleConfiguration=to["LifecycleConfiguration"]
         )
 
     def _make_function(self, to: Properties, new: bool, package: Package) -> None:
@@ -258,7 +259,7 @@ class Cloud:
             self.functions.update_function_configuration(FunctionName=name, **settings)
             waiter.wait(FunctionName=name, WaiterConfig={"Delay": 1})
         if key:
-            self.objects.delete_object(Bucket=self.bucket, Key=key)
+            self.objects.delete_object(**self.of_bucket, Key=key)
         if "ReservedConcurrentExecutions" in to:
             self.functions.put_function_concurrency(
                 FunctionName=name, ReservedConcurrentExecutions=to["ReservedConcurrentExecutions"]
@@ -271,7 +272,7 @@ class Cloud:
         if len(package.data) <= MAX_ZIPPED:
             return {"ZipFile": package.data}, ""
         key = f"code/{package.code}.zip"
-        self.objects.put_object(Bucket=self.bucket, Key=key, Body=package.data)
+        self.objects.put_object(**self.of_bucket, Key=key, Body=package.data)
         return {"S3Bucket": self.bucket, "S3Key": key}, key
 
     def _create(self, **options: Any) -> None:
@@ -322,11 +323,11 @@ class Cloud:
                         remove()
 
     def _remove_bucket(self) -> None:
-        for page in self.objects.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
+        for page in self.objects.get_paginator("list_objects_v2").paginate(**self.of_bucket):
             keys = [{"Key": one["Key"]} for one in page.get("Contents", []) if "Key" in one]
             if keys:
-                self.objects.delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})  # type: ignore[typeddict-item]
-        self.objects.delete_bucket(Bucket=self.bucket)
+                self.objects.delete_objects(**self.of_bucket, Delete={"Objects": keys, "Quiet": True})  # type: ignore[typeddict-item]
+        self.objects.delete_bucket(**self.of_bucket)
 
     def _remove_role(self) -> None:
         with _missing():

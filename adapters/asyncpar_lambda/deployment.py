@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from asyncpar.errors import AsyncparError
+from asyncpar_lambda.patience import Patience, pause
 from asyncpar_lambda.sigv4 import Signer
-from asyncpar_lambda.transport import Reply
+from asyncpar_lambda.transport import Reply, TransportError
 from asyncpar_lambda.transport.fast import Identity
 from asyncpar_lambda.transport.http import Client
 
@@ -25,6 +27,8 @@ class Deployment:
     :ivar memory: in MB
     :ivar machine: ``"arm64"`` or ``"x86_64"``
     :ivar reserved: the function's reserved concurrency, or ``None``
+    :ivar account: that it is in, or empty
+    :ivar keep_days: how long objects stay in the bucket
     """
 
     job: str
@@ -35,20 +39,37 @@ class Deployment:
     memory: int
     machine: str
     reserved: int | None = None
+    account: str = ""
+    keep_days: float = 1.0
 
 
-async def read_deployment(endpoint: str, region: str, identity: Identity, function: str) -> Deployment:
+async def read_deployment(
+    endpoint: str, region: str, identity: Identity, function: str, patience: float = 0.0
+) -> Deployment:
     """Ask Lambda for the settings of a function.
 
     :param function: its name, with ``:alias`` if it has one
+    :param patience: seconds for which Lambda may be out of reach, or too busy: its limit for such questions is low
     :raises AsyncparError: it is not there, may not be read, or was not deployed by asyncpar
     :raises TransportError: Lambda cannot be reached
     """
     client, signer = Client(endpoint, seconds=30), Signer("lambda", region)
 
     async def get(path: str) -> Reply:
-        headers = signer.headers(await identity.credentials(), "GET", client.host, path, b"")
-        return await client.request("GET", path, headers)
+        spell, loop = Patience(patience), asyncio.get_running_loop()
+        while True:
+            headers = signer.headers(await identity.credentials(), "GET", client.host, path, b"")
+            try:
+                reply = await client.request("GET", path, headers)
+            except TransportError:
+                spell.failed(loop.time())
+                if spell.over:
+                    raise
+            else:
+                spell.failed(loop.time())
+                if spell.over or (reply.status != 429 and reply.status < 500):
+                    return reply
+            await asyncio.sleep(pause(spell.attempts))
 
     try:
         reply = await get(f"/2015-03-31/functions/{quote(function, safe='')}/configuration")
@@ -80,7 +101,15 @@ def _parse(function: str, settings: dict[str, object], limits: Reply) -> Deploym
         memory=int(str(settings.get("MemorySize", 128))),
         machine=machines[0] if isinstance(machines, list) else "x86_64",
         reserved=reserved,
+        account=_account(str(settings.get("FunctionArn", ""))),
+        keep_days=float(found.get("ASYNCPAR_KEEP_DAYS", 1)),
     )
+
+
+def _account(arn: str) -> str:
+    """The account's number, out of Amazon's name of a function."""
+    parts = arn.split(":")
+    return parts[4] if len(parts) > 4 and parts[4].isdigit() else ""
 
 
 def _problem(function: str, region: str, reply: Reply) -> str:

@@ -94,7 +94,8 @@ class Head:
     :ivar constants: the ``share()``d objects that the calls name
     :ivar answer_url: presigned PUT for an answer that is too large to be sent
     :ivar slots: ``exactly_once``: one for each call
-    :ivar lost: ``exactly_once``: nonces of earlier requests for these calls that are known to run no more
+    :ivar lost: ``exactly_once``: ids of earlier deliveries for these calls that are known to run no more
+    :ivar owner: account that the object store's bucket must belong to; its URLs are signed for that
     """
 
     job: str
@@ -112,6 +113,7 @@ class Head:
     answer_url: str = ""
     slots: tuple[Slot, ...] = ()
     lost: tuple[str, ...] = ()
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +273,14 @@ def _dump_head(head: Head) -> str:
         content["slots"] = [{"get": slot.get, "put": slot.put} for slot in head.slots]
     if head.lost:
         content["lost"] = head.lost
+    if head.owner:
+        content["owner"] = head.owner
     return json.dumps(content, separators=(",", ":"))
+
+
+def head_size(head: Head) -> int:
+    """Bytes that it takes in a request, about: a URL that is still to be added, and quotes, are counted amply."""
+    return len(_dump_head(head)) + 12 * (10 + len(head.slots) + len(head.constants)) + 4096
 
 
 def _plain_blob(blob: Blob) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     │   └── CodecError     a value that is no plain data, or bytes that are no value
     ├── RefusedError       the worker did not run a request: forged, expired, replayed, not allowed, too large
     ├── StoreError         the object store does not do what it is asked
+    │   └── MissingError   there is no such object (any more)
     └── RemoteError        the call raised an exception whose type does not exist here
 
 The worker imports this too. ``cost.CostError`` and ``transport.TransportError`` are with what raises them.
@@ -16,7 +17,7 @@ from typing import Any
 
 from asyncpar.errors import AsyncparError, SerializationError
 
-__all__ = ["CodecError", "RefusedError", "RemoteError", "StoreError"]
+__all__ = ["CodecError", "MissingError", "RefusedError", "RemoteError", "StoreError"]
 
 
 class CodecError(SerializationError):
@@ -27,7 +28,8 @@ class RefusedError(AsyncparError):
     """A worker refused a request before it decoded anything; nothing was run.
 
     :ivar reason: ``"malformed"``, ``"forged"``, ``"expired"``, ``"replayed"``, ``"wrong job"``, ``"wrong code"``,
-        ``"not allowed"``, ``"too large"``, or ``"unavailable"`` where the object store did not answer
+        ``"not allowed"``, ``"too large"``, ``"unavailable"`` where the object store did not answer, or ``"missing"``
+        where something that the request names was not in it
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -41,6 +43,10 @@ class RefusedError(AsyncparError):
 
 class StoreError(AsyncparError):
     """The object store refused, failed, or did not answer; the message says which."""
+
+
+class MissingError(StoreError):
+    """The object is not there, or may not be read; a lifecycle rule may have removed it."""
 
 
 class RemoteError(AsyncparError):

@@ -1,4 +1,4 @@
-"""Where the private key of a deployment is kept: one file for each function, readable by its owner only."""
+"""Where the private key of a deployment is kept: a file for each account, region and function, for its owner only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from pathlib import Path
 from asyncpar.errors import AsyncparError
 
 
-def key_path(function_name: str) -> Path:
-    """The file: ``~/.config/asyncpar/lambda/<function>.key``, or under ``XDG_CONFIG_HOME``."""
+def key_path(function_name: str, *place: str) -> Path:
+    """The file: ``~/.config/asyncpar/<place>/<function>.key``, or under ``XDG_CONFIG_HOME``.
+
+    :param place: folder by folder, as far as it takes to tell deployments of one name apart:
+        ``"lambda", account, region``
+    """
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base, "asyncpar", "lambda", f"{function_name.partition(':')[0]}.key")
+    return Path(base, "asyncpar", *place, f"{function_name}.key")
 
 
 def save_key(path: Path, private_key: bytes) -> None:

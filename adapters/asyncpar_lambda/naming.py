@@ -79,16 +79,26 @@ class Imported(Names):
 class Allowed(Names):
     """The worker's side: finds what the deployment allows, and imports it.
 
-    :param patterns: ``"module:function"``, or ``"module:*"`` for all that a module itself defines. Data classes,
-        enumerations and exceptions are found in any module that is named.
+    :param patterns: ``"module:function"``, or ``"module:*"`` for all that a module itself defines, and if it is a
+        package, the modules in it. Data classes, enumerations and exceptions are found in any module that is named.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
         super().__init__()
         self.exact = {pattern for pattern in patterns if not pattern.endswith(":*")}
         self.whole = {pattern[:-2] for pattern in patterns if pattern.endswith(":*")}
-        self.modules = self.whole | {split(pattern)[0] for pattern in self.exact}
+        self.modules = {split(pattern)[0] for pattern in self.exact}
         self._found: dict[tuple[str, Kind], Any] = {}
+
+    def covers(self, module: str) -> bool:
+        """Whether a ``"module:*"`` is for this module, or for a package that it is in.
+
+        A package's ``__main__`` is a program: to import it is to run it.
+        """
+        parts = module.split(".")
+        if module in self.whole or any(part.startswith("__") for part in parts):
+            return module in self.whole
+        return any(".".join(parts[:end]) in self.whole for end in range(1, len(parts)))
 
     def check(self, name: str) -> None:
         """Refuse a function that is not on the list; imports nothing.
@@ -96,7 +106,7 @@ class Allowed(Names):
         :raises RefusedError: with the reason ``"not allowed"``
         """
         module, _ = split(name)
-        if name not in self.exact and module not in self.whole and name not in ALWAYS:
+        if name not in self.exact and not self.covers(module) and name not in ALWAYS:
             raise RefusedError(
                 "not allowed",
                 f"{name} is not on the allow-list of this deployment, which is "
@@ -114,7 +124,9 @@ class Allowed(Names):
         module, qualname = split(name)
         if kind == "function":
             self.check(name)
-        elif module not in self.modules and not (kind == "exception" and module == "builtins"):
+        elif not (
+            module in self.modules or self.covers(module) or (kind == "exception" and module == "builtins")
+        ):
             raise CodecError(
                 f"{name} is in no module that this deployment allows; add '{name}' to allow= and deploy again"
             )
@@ -125,13 +137,32 @@ class Allowed(Names):
                 f"{module} cannot be imported in the worker: {type(error).__name__}: {error}"
             ) from error
         found = _walk(imported, qualname, name)
-        foreign = getattr(found, "__module__", module) not in (module, None)
-        if kind == "function" and module in self.whole and name not in self.exact and foreign:
+        if kind == "function" and name not in self.exact and name not in ALWAYS:
+            self._check_home(found, module, name)
+        return found
+
+    def _check_home(self, found: Any, module: str, name: str) -> None:
+        """Refuse what a module has only imported from where no ``"module:*"`` is for it."""
+        home = getattr(found, "__module__", None) or module
+        if home != module and not self.covers(home):
             raise RefusedError(
                 "not allowed",
-                f"{name} comes from another module, which '{module}:*' does not cover; add '{name}' to allow=",
+                f"{name} comes from {home}, which no '...:*' on the allow-list is for; add '{name}' to allow=",
             )
-        return found
+
+
+def check_patterns(patterns: Iterable[str]) -> None:
+    """Whether an allow-list may be given so.
+
+    :raises ValueError: a pattern is none; the message says how to write it
+    """
+    for pattern in patterns:
+        try:
+            split(pattern.removesuffix(":*") + ":any" if pattern.endswith(":*") else pattern)
+        except CodecError:
+            raise ValueError(
+                f'{pattern!r}: name what may be called, as "module:function" or "module:*", in names that Python can import'
+            ) from None
 
 
 def split(name: str) -> tuple[str, str]:

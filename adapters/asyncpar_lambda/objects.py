@@ -6,7 +6,7 @@ import http.client
 import time
 from urllib.parse import urlsplit
 
-from asyncpar_lambda.errors import StoreError
+from asyncpar_lambda.errors import MissingError, StoreError
 
 TRIES = 4
 TIMEOUT = 60.0
@@ -15,24 +15,36 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _connections: dict[str, http.client.HTTPConnection] = {}
 
 
-def get(url: str, most: int) -> tuple[bytes, str]:
+OWNER = "x-amz-expected-bucket-owner"
+MISSING = (403, 404)
+"""What S3 answers where there is no object: 403 to those who may not list the bucket, and for a URL that has expired."""
+
+
+def get(url: str, most: int, owner: str = "") -> tuple[bytes, str]:
     """The content, at most so many bytes, and its ETag.
 
-    :raises StoreError: it is larger, not there, or the store does not answer
+    :param owner: account that the bucket must belong to; the URL is signed for it
+    :raises MissingError: it is not there, or may not be read
+    :raises StoreError: it is larger, or the store does not answer
     """
-    status, data, etag = _request("GET", url, None, {}, most)
+    status, data, etag = _request("GET", url, None, {OWNER: owner} if owner else {}, most)
+    if status in MISSING:
+        raise MissingError(f"the object store answered {status} to a GET: {data[:200]!r}")
     if status != 200:
         raise StoreError(f"the object store answered {status} to a GET: {data[:200]!r}")
     return data, etag
 
 
-def put(url: str, data: bytes, headers: dict[str, str] | None = None) -> tuple[int, str]:
+def put(url: str, data: bytes, headers: dict[str, str] | None = None, owner: str = "") -> tuple[int, str]:
     """The status, 200 or that of a condition which does not hold (409, 412), and the ETag.
 
+    :param headers: conditions
+    :param owner: account that the bucket must belong to; the URL is signed for it
     :raises StoreError: the store does not take it
     """
-    status, answer, etag = _request("PUT", url, data, headers or {}, 1 << 20)
-    if status not in (200, 409, 412):
+    signed = {OWNER: owner} if owner else {}
+    status, answer, etag = _request("PUT", url, data, {**signed, **(headers or {})}, 1 << 20)
+    if status != 200 and not (headers and status in (409, 412)):
         raise StoreError(f"the object store answered {status} to a PUT: {answer[:200]!r}")
     return status, etag
 

@@ -34,14 +34,14 @@ class Verdict:
         ``"refused"``: nothing ran, nor will it; ``"lost"``: calls may have run, and their outcomes are lost
     :ivar reason: for a message, or Lambda's reason of a throttle
     :ivar wish: seconds after which Lambda wants to be asked again
-    :ivar dead: of what is lost: it certainly runs no more
+    :ivar ended: of what is lost: Lambda's id of this delivery, if it certainly runs no more
     :ivar log: the end of the invocation's log
     """
 
     kind: Literal["answer", "throttled", "again", "refused", "lost"]
     reason: str = ""
     wish: float | None = None
-    dead: bool = False
+    ended: str = ""
     log: bytes = b""
 
 
@@ -50,7 +50,7 @@ def judge(reply: Reply) -> Verdict:
     if reply.status == 200:
         log = tail(reply)
         if "x-amz-function-error" in reply.headers:
-            return _function_error(_json(reply.body), log)
+            return _function_error(_json(reply.body), log, reply.headers.get("x-amzn-requestid", ""))
         return Verdict("answer", log=log)
     said = _json(reply.body)
     kind = reply.headers.get("x-amzn-errortype", "").partition(":")[0] or str(said.get("Type", ""))
@@ -79,12 +79,12 @@ def printed(log: bytes) -> str:
     return "\n".join(line for line in lines if line.strip() and not line.startswith(own))
 
 
-def _function_error(said: dict[str, Any], log: bytes) -> Verdict:
+def _function_error(said: dict[str, Any], log: bytes, delivery: str) -> Verdict:
     kind, message = str(said.get("errorType", "")), str(said.get("errorMessage", ""))
     if kind in NEVER_WORKS:
         advice = "the package lacks something: deploy again with what is missing"
         return Verdict("refused", f"{kind}: {message}; {advice}", log=log)
-    return Verdict("lost", f"{kind or 'its environment ended'}: {message}", dead=True, log=log)
+    return Verdict("lost", f"{kind or 'its environment ended'}: {message}", ended=delivery, log=log)
 
 
 def _advice(status: int, kind: str) -> str:

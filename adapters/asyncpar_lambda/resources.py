@@ -73,6 +73,7 @@ def variables(settings: Settings, bucket: Any, code: str, public_key: str) -> di
         "ASYNCPAR_ALLOW": ",".join(settings.allow),
         "ASYNCPAR_FUNCTIONS": settings.functions,
         "ASYNCPAR_BUCKET": bucket,
+        "ASYNCPAR_KEEP_DAYS": str(settings.keep_days),
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncpar.errors import AsyncparError
+from asyncpar_lambda.naming import check_patterns
 from asyncpar_lambda.package import Target
 
 FILE = "asyncpar-lambda.toml"
@@ -22,7 +23,7 @@ TEMPLATE = """\
 # Of the function: LambdaPool("{name}")
 name = "{name}"
 paths = [{paths}]
-# What may be called: "module:function" or "module:*"
+# What may be called: "module:function", or "module:*" with the modules in it, if it is a package
 allow = [{allow}]
 # What the code needs beside asyncpar, as pip takes it: ["numpy>=2"]
 requirements = []
@@ -95,10 +96,11 @@ class Settings:
             f"name = {self.name!r}: 2 to {LONGEST_NAME} lower-case letters, digits and hyphens",
         )
         _require(bool(self.paths), "paths = []: name the files and folders that your functions are in")
-        _require(
-            bool(self.allow) and all(":" in one for one in self.allow),
-            f'allow = {list(self.allow)}: name what may be called, as "module:function" or "module:*"',
-        )
+        _require(bool(self.allow), 'allow = []: name what may be called, as "module:function" or "module:*"')
+        try:
+            check_patterns(self.allow)
+        except ValueError as error:
+            raise SettingsError(f"allow: {error}") from None
         _require(
             self.functions in ("names", "by_value"), f"functions = {self.functions!r}: names or by_value"
         )
@@ -196,6 +198,11 @@ def write_settings(file: Path, paths: list[Path], name: str | None, allow: list[
     for path in paths:
         _require(path.exists(), f"there is no {path}: name files and folders that are there")
     modules = [path.resolve().name.removesuffix(".py") for path in paths]
+    for path, module in zip(paths, modules, strict=True):
+        _require(
+            module.isidentifier(),
+            f"{path} cannot be imported: rename it to letters, digits and underscores",
+        )
     name = name or re.sub(r"[^a-z0-9]+", "-", modules[0].lower()).strip("-")[:LONGEST_NAME].strip("-")
     text = TEMPLATE.format(
         name=name,

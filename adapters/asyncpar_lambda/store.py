@@ -7,17 +7,17 @@ bucket's lifecycle rule removes it.
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
 from collections.abc import Callable
 
-from asyncpar_lambda.errors import StoreError
+from asyncpar_lambda.errors import MissingError, StoreError
+from asyncpar_lambda.objects import MISSING, OWNER
+from asyncpar_lambda.patience import Patience, pause
 from asyncpar_lambda.sigv4 import Signer
 from asyncpar_lambda.transport import Reply, TransportError
 from asyncpar_lambda.transport.fast import Identity
 from asyncpar_lambda.transport.http import Client
 
-ATTEMPTS = 6
 TRANSIENT = (429, 500, 502, 503, 504)
 
 
@@ -27,6 +27,8 @@ class Store:
     :param endpoint: of S3 in the bucket's region
     :param by_path: the bucket goes into the path, not before the host: for servers that are not AWS
     :param prefix: of every key, ending with a slash; keys are made of letters, digits and ``-_./``
+    :param owner: account that the bucket must belong to; the name of one that was removed is anybody's to take
+    :param patience: seconds for which the store may be out of reach
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class Store:
         prefix: str,
         identity: Identity,
         *,
+        owner: str = "",
         by_path: bool = False,
+        patience: float = 10.0,
         context: ssl.SSLContext | None = None,
     ) -> None:
         scheme, _, host = endpoint.rstrip("/").partition("://")
@@ -46,6 +50,8 @@ class Store:
         self._client = Client(self.origin, seconds=120, context=context)
         self._signer = Signer("s3", region)
         self._identity = identity
+        self.owner, self._patience = owner, patience
+        self._signed = {OWNER: owner} if owner else {}
 
     async def put(self, key: str, data: bytes) -> None:
         """Write an object.
@@ -59,19 +65,27 @@ class Store:
     async def get(self, key: str) -> bytes:
         """Read an object.
 
-        :raises StoreError: it is not there, or the store does not answer
+        :raises MissingError: it is not there, or may not be read
+        :raises StoreError: the store does not answer
         """
         reply = await self._request("GET", key)
+        if reply.status in MISSING:
+            raise MissingError(_describe("GET", key, reply))
         if reply.status != 200:
             raise StoreError(_describe("GET", key, reply))
         return reply.body
 
     async def presigner(self, seconds: int) -> Callable[[str, str], str]:
-        """A function of method and key that makes URLs which are good for so many seconds."""
+        """A function of method and key that makes URLs which are good for so many seconds.
+
+        With an ``owner``, whoever uses them has to send it as the header ``x-amz-expected-bucket-owner``.
+        """
         credentials = await self._identity.credentials()
 
         def sign(method: str, key: str) -> str:
-            return self._signer.presign(credentials, method, self.origin, self._base + key, seconds=seconds)
+            return self._signer.presign(
+                credentials, method, self.origin, self._base + key, seconds=seconds, extra=self._signed
+            )
 
         return sign
 
@@ -81,22 +95,22 @@ class Store:
 
     async def _request(self, method: str, key: str, data: bytes = b"") -> Reply:
         """Repeated, as reading and writing whole objects may be."""
-        path, reply = self._base + key, None
-        for attempt in range(1, ATTEMPTS + 1):
+        path, patience, loop = self._base + key, Patience(self._patience), asyncio.get_running_loop()
+        while True:
             headers = self._signer.headers(
-                await self._identity.credentials(), method, self._client.host, path, data
+                await self._identity.credentials(), method, self._client.host, path, data, extra=self._signed
             )
             try:
-                reply = await self._client.request(method, path, headers, data)
+                reply = await self._client.request(method, path, {**self._signed, **headers}, data)
+                problem = _describe(method, key, reply)
             except TransportError as error:
-                if attempt == ATTEMPTS:
-                    raise StoreError(f"{method} {key}: {error}") from error
-            else:
-                if reply.status not in TRANSIENT:
-                    return reply
-            await asyncio.sleep(random.uniform(0, 0.1 * 2**attempt))
-        assert reply is not None
-        return reply
+                reply, problem = None, f"{method} {key}: {error}"
+            if reply is not None and reply.status not in TRANSIENT:
+                return reply
+            patience.failed(loop.time())
+            if patience.over:
+                raise StoreError(f"{problem}; given up after {patience}")
+            await asyncio.sleep(pause(patience.attempts))
 
 
 def _describe(method: str, key: str, reply: Reply) -> str:

@@ -35,7 +35,7 @@ from asyncpar_lambda.envelope import (
     seal_refused,
     seal_spilled,
 )
-from asyncpar_lambda.errors import CodecError, RefusedError, StoreError
+from asyncpar_lambda.errors import CodecError, MissingError, RefusedError, StoreError
 from asyncpar_lambda.naming import Allowed
 
 MARGIN = 0.4
@@ -66,25 +66,32 @@ class Worker:
         self.by_value = settings.get("ASYNCPAR_FUNCTIONS") == "by_value"
         self.environment = os.urandom(6).hex()
         self.cold = True
+        self.delivery = ""
         self.seen: set[str] = set()
         self.expiring: deque[tuple[float, str]] = deque()
         self.constants: dict[str, tuple[int, Any]] = {}
         self.loop: Any = None
         self.alarm = _Alarm()
 
-    def handle(self, event: Any, remaining: Callable[[], float]) -> dict[str, Any]:
+    def handle(
+        self, event: Any, remaining: Callable[[], float], delivery: str | None = None
+    ) -> dict[str, Any]:
         """The answer to one request, whatever it is; never raises on account of it.
 
         :param event: what the runtime decoded
         :param remaining: seconds until this environment is stopped
+        :param delivery: the platform's id of this delivery, if its client learns that too
         """
         begun = time.perf_counter()
         cold, self.cold = self.cold, False
+        self.delivery = delivery or os.urandom(16).hex()
         try:
             head, body = self.accept(event)
             outcomes, seconds, again = self.run(head, body, remaining)
         except RefusedError as error:
             return seal_refused(error)
+        except MissingError as error:
+            return seal_refused(RefusedError("missing", str(error)))
         except StoreError as error:  # of what has to be there before the first call
             return seal_refused(RefusedError("unavailable", str(error)))
         answer = Answer(
@@ -111,7 +118,7 @@ class Worker:
         if not head.slots:  # with them it may be asked twice, and answers what it answered
             self.note(head)
         if head.body is not None:
-            body = _fetch(head.body)
+            body = _fetch(head.body, head.owner)
             check_body(head, body)
         return head, body
 
@@ -139,7 +146,10 @@ class Worker:
     def run_calls(
         self, head: Head, ready: list[calls.Prepared], remaining: Callable[[], float]
     ) -> tuple[list[Outcome], list[float], int]:
-        """As many as time allows."""
+        """As many as time, and with ``exactly_once`` the object store, allows.
+
+        :raises StoreError: it does not allow the first
+        """
         outcomes: list[Outcome] = []
         seconds: list[float] = []
         again = 0
@@ -151,7 +161,12 @@ class Worker:
             if index and (out_of_budget or remaining() < MARGIN + 1.5 * longest + 0.1):
                 break
             if head.slots:
-                outcome = self.run_once(head, index, call, remaining)
+                try:
+                    outcome = self.run_once(head, index, call, remaining)
+                except StoreError:
+                    if not index:
+                        raise
+                    break
                 if outcome is None:
                     break
                 value, found = outcome
@@ -166,16 +181,16 @@ class Worker:
     def run_once(
         self, head: Head, index: int, call: calls.Prepared, remaining: Callable[[], float]
     ) -> tuple[Outcome, bool] | None:
-        """The outcome of a call of which other workers may know."""
+        """The outcome of a call of which other workers may know, and whether one of them ran it.
+
+        :raises StoreError: it was not run
+        """
         from asyncpar_lambda.once import run_once
 
         def run() -> bytes:
             return codec.dumps(calls.dump_outcome(*self.call(call, head.timeout, remaining), self.names))
 
-        try:
-            found = run_once(head, head.slots[index], remaining, run)
-        except StoreError as error:
-            return (False, error), False
+        found = run_once(head, head.slots[index], self.delivery, remaining, run)
         if found is None:
             return None
         ok, blob = codec.loads(found[0])
@@ -254,15 +269,15 @@ class Worker:
             blob = blobs.get(name)
             if blob is None:
                 raise CodecError(f"the constant {name!r} did not come with the request")
-            return self.constant(blob)
+            return self.constant(blob, head.owner)
 
         return find
 
-    def constant(self, blob: Blob) -> Any:
+    def constant(self, blob: Blob, owner: str) -> Any:
         """The object, fetched when it is first named here."""
         kept = self.constants.pop(blob.sha256, None)
         if kept is None:
-            data = _fetch(blob)
+            data = _fetch(blob, owner)
             check_blob(blob, data)
             kept = blob.size, codec.loads(data, self.names, unpickle=self.unpickler())
         self.constants[blob.sha256] = kept
@@ -299,13 +314,13 @@ def _spill(head: Head, data: bytes) -> None:
         raise StoreError("the request names no place for them: open the pool with a bucket")
     from asyncpar_lambda import objects
 
-    objects.put(head.answer_url, data)
+    objects.put(head.answer_url, data, owner=head.owner)
 
 
-def _fetch(blob: Blob) -> bytes:
+def _fetch(blob: Blob, owner: str) -> bytes:
     from asyncpar_lambda import objects
 
-    return objects.get(blob.url, blob.size)[0]
+    return objects.get(blob.url, blob.size, owner)[0]
 
 
 def _memory() -> int:
@@ -348,7 +363,7 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
         _worker = Worker(os.environ)
     end = time.monotonic() + context.get_remaining_time_in_millis() / 1000
     try:
-        return _worker.handle(event, lambda: end - time.monotonic())
+        return _worker.handle(event, lambda: end - time.monotonic(), context.aws_request_id)
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -12,6 +12,10 @@ def add(a, b):
     return a + b
 
 
+def echo(x):
+    return x
+
+
 def size(data):
     return len(data)
 
@@ -37,11 +41,20 @@ def die(x):
     return x
 
 
+def mark_text(path, text):
+    with open(path, "a") as file:
+        file.write(f"{text}\n")
+
+
 def mark(path, x):
     """Note on disk that this ran."""
-    with open(path, "a") as file:
-        file.write(f"{x}\n")
+    mark_text(path, x)
     return x * x
+
+
+def mark_and_blow_up(path, n):
+    mark_text(path, n)
+    return blow_up(n)
 
 
 def slow_once(path, x):
@@ -60,3 +73,21 @@ def tell(x):
     """Print, then fail."""
     print(f"looking at {x}", flush=True)
     raise ValueError(f"no {x}")
+
+
+def begin_and_end(path, x):
+    """Note on disk, with this process, that it begins, and that it ends a second later."""
+    mark_text(path, f"begin:{os.getpid()}")
+    time.sleep(1)
+    mark_text(path, f"end:{os.getpid()}")
+    return x
+
+
+def fail_at_first(path, x):
+    """Fail when there is no such file, which it then makes."""
+    mark_text(path, "ran")
+    with open(path) as file:
+        first = len(file.readlines()) == 1
+    if first:
+        raise ValueError("the first time")
+    return x

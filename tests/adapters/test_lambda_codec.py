@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asyncpar
-from asyncpar_lambda import codec, naming
+from asyncpar_lambda import codec, exceptions, naming
 from asyncpar_lambda.errors import CodecError, RefusedError, RemoteError
 
 
@@ -57,6 +57,20 @@ class Colour(enum.Enum):
 
 class Level(enum.IntEnum):
     LOW = 1
+
+
+class Right(enum.Flag):
+    READ = 1
+    WRITE = 2
+    RUN = 8
+    BOTH = READ | WRITE  # a name of its own, for two that are set
+
+
+class Mask(enum.IntFlag):
+    """Keeps bits that no member is for."""
+
+    LOW = 1
+    HIGH = 1 << 70
 
 
 class OwnError(Exception):
@@ -94,6 +108,8 @@ scalars = (
     | st.builds(range, st.integers(), st.integers(), st.integers(min_value=1))
     | st.sampled_from(Colour)
     | st.sampled_from(Level)
+    | st.integers(0, 15).map(lambda bits: Right(bits & 11))
+    | st.integers(0, 1 << 80).map(Mask)
 )
 hashable = st.recursive(
     scalars,
@@ -298,7 +314,9 @@ def test_what_an_exception_holds_and_cannot_travel_becomes_text():
 
 
 def test_an_exception_that_is_not_here_says_what_it_was():
-    got = codec.build_error([["nowhere.at:AllError", "it broke", [], {}, ["note"], ""]], naming.Imported())
+    got = exceptions.build_error(
+        [["nowhere.at:AllError", "it broke", [], {}, ["note"], ""]], naming.Imported()
+    )
     assert isinstance(got, RemoteError)
     assert got.type_name == "nowhere.at:AllError"
     assert str(got) == "nowhere.at:AllError: it broke"
@@ -409,6 +427,9 @@ FORGED = {
     "a name in no text": ext(codec.FUNCTION, b"\xff\xfe"),
     "no enumeration": ext(codec.ENUM, [f"{HERE}:Trap", "RED"]),
     "an unknown member": ext(codec.ENUM, [f"{HERE}:Colour", "GREEN"]),
+    "a member by its value": ext(codec.ENUM, [f"{HERE}:Level", 1]),
+    "flags that are none": ext(codec.ENUM, [f"{HERE}:Right", 64]),
+    "flags that are no number": ext(codec.ENUM, [f"{HERE}:Right", [1]]),
     "no named tuple": ext(codec.NAMEDTUPLE, [f"{HERE}:Trap", [1]]),
     "too few fields": ext(codec.NAMEDTUPLE, [f"{HERE}:Pair", [1]]),
     "no exception": ext(codec.EXCEPTION, [[f"{HERE}:Trap", "", [], {}, [], ""]]),
@@ -527,6 +548,50 @@ def test_classes_come_from_modules_that_are_named(module):
         names.find("lambda_words:Word", "dataclass")
     assert names.find("builtins:ValueError", "exception") is ValueError
     assert not (module / "imported").exists()
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of the user's with a module in it, one beside it whose name begins the same, and a program."""
+    files = {
+        "lambda_shop/__init__.py": "from lambda_shop.till.cash import total\nfrom lambda_shopping import buy\n",
+        "lambda_shop/till/__init__.py": "",
+        "lambda_shop/till/cash.py": (
+            "from os import getcwd\nimport dataclasses\ndef total(x): return x\n"
+            "@dataclasses.dataclass\nclass Coin:\n    worth: int\n"
+        ),
+        "lambda_shop/till/__main__.py": "raise SystemExit('it ran')\ndef main(): pass\n",
+        "lambda_shopping.py": "def buy(x): return x\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "lambda_shop"
+    import sys
+
+    for name in [name for name in sys.modules if name.startswith("lambda_shop")]:
+        del sys.modules[name]
+
+
+def test_a_whole_package_is_what_its_modules_define(package):
+    names = naming.Allowed([f"{package}:*"])
+    assert names.find("lambda_shop.till.cash:total", "function")(3) == 3
+    assert names.find("lambda_shop:total", "function")(3) == 3  # from a module of the same package
+    assert names.find("lambda_shop.till.cash:Coin", "dataclass").__name__ == "Coin"
+    refused = [
+        "lambda_shopping:buy", "lambda_shop:buy", "lambda_shop.till.cash:getcwd", "lambda_shop.till.__main__:main",
+        "lambda_shop.till.__init__:total",
+    ]  # fmt: skip
+    for name in refused:
+        with pytest.raises(RefusedError, match="not allowed"):
+            names.find(name, "function")
+    with pytest.raises(CodecError, match="in no module that this deployment allows"):
+        names.find("lambda_shopping:Basket", "dataclass")
+    inner = naming.Allowed([f"{package}.till:*"])
+    assert inner.find("lambda_shop.till.cash:total", "function")(3) == 3
+    with pytest.raises(RefusedError, match="not allowed"):
+        inner.find("lambda_shop:total", "function")
 
 
 def test_what_reduce_sends_is_always_found():

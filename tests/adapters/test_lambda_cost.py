@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import length_hint
 
 import pytest
 
@@ -86,7 +87,9 @@ def spent(dollars):
 def test_a_budget_counts_what_runs_at_what_calls_have_cost():
     meter = spent(0.0)
     budget = Budget(1.0, meter, expected=0.0)
-    items = budget.limits(range(100))
+    [source] = budget.limits([range(100)])
+    assert length_hint(source) == 100
+    items = iter(source)
     read = [next(items) for _ in range(5)]  # nothing is known yet
     meter.seconds = spent(0.5).seconds
     budget.ended = 5  # each cost 10 cents
@@ -98,37 +101,82 @@ def test_a_budget_counts_what_runs_at_what_calls_have_cost():
     assert (error.done, error.left, error.max_cost) == (10, 90, 1.0)
     assert math.isclose(error.spent, 0.5)
     assert str(error) == (
-        "max_cost=$1.00 is reached: 10 calls ran for $0.5000, 90 items were not started; map what is left with another "
-        "max_cost="
+        "max_cost=$1.00 is reached: 10 calls ran for $0.5000, 90 items were not started; map(function, *error.rest, "
+        "max_cost=...) goes on with them"
     )
+    assert [list(rest) for rest in error.rest] == [list(range(10, 100))]
 
 
-def test_a_budget_uses_what_is_known_of_a_function():
-    budget = Budget(1.0, spent(0.0), expected=0.3)
-    items = iter(budget.limits(n for n in range(100)))
-    with pytest.raises(CostError, match=r"3 calls ran .*the rest of its items were not started"):
-        list(items)
+def limited(*sources, affords=3, max_cost=1.0):
+    """Sources of a map that may run so many calls."""
+    return Budget(max_cost, spent(0.0), expected=max_cost / (affords + 0.5)).limits(sources)
+
+
+def test_a_budget_uses_what_is_known_of_a_function_and_loses_nothing_of_a_generator():
+    [source] = limited(n for n in range(100))
+    with pytest.raises(CostError, match=r"3 calls ran .*the rest of its items were not started") as caught:
+        list(source)
+    [rest] = caught.value.rest
+    assert list(rest) == list(range(3, 100))  # what was read to see whether there is more is among them
+
+
+def test_what_is_read_beside_is_not_lost_either():
+    letters, numbers = (chr(97 + n) for n in range(10)), iter(range(10, 20))
+    with pytest.raises(CostError) as caught:
+        list(zip(*limited(letters, numbers), strict=False))
+    assert caught.value.left is None
+    assert list(zip(*caught.value.rest, strict=True))[:2] == [("d", 13), ("e", 14)]
 
 
 def test_the_end_of_the_source_comes_before_the_end_of_the_money():
-    assert list(Budget(1.0, spent(0.0), expected=0.5).limits([1, 2])) == [1, 2]
+    assert [list(one) for one in limited([1, 2], affords=2)] == [[1, 2]]
 
 
-async def test_an_async_source_is_limited_and_closed():
+@pytest.mark.parametrize("affords", [10, 2], ids=["left early", "at the end of the money"])
+def test_a_generator_is_closed_with_its_map_unless_it_goes_on(affords):
     closed = []
 
-    async def numbers():
+    def numbers():
         try:
-            for n in range(100):
-                yield n
+            yield from range(100)
         finally:
             closed.append(True)
 
-    source = Budget(1.0, spent(0.0), expected=0.4).limits(numbers())
-    read = []
-    with pytest.raises(CostError):
+    source = iter(limited(numbers(), affords=affords)[0])
+    try:
+        read = [next(source) for _ in range(3)]
+    except CostError as error:
+        [rest] = error.rest
+        source.close()
+        assert not closed
+        assert next(rest) == 2
+    else:
+        source.close()
+        assert (read, closed) == ([0, 1, 2], [True])
+
+
+async def numbers(closed):
+    try:
+        for n in range(100):
+            yield n
+    finally:
+        closed.append(True)
+
+
+async def test_an_async_source_is_limited_and_loses_nothing():
+    closed, read = [], []
+    [source] = limited(numbers(closed), affords=2)
+    with pytest.raises(CostError) as caught:
         async for n in source:
             read.append(n)
+    [rest] = caught.value.rest
+    assert (read, closed) == ([0, 1], [])
+    assert [n async for n in rest] == list(range(2, 100))
+
+
+async def test_an_async_source_is_closed_with_its_map():
+    closed = []
+    source = aiter(limited(numbers(closed))[0])
+    assert await anext(source) == 0
     await source.aclose()
-    assert read == [0, 1]
     assert closed == [True]

@@ -104,6 +104,7 @@ def a_life(endpoint_url):
         different = one.deploy("two", memory=512, keep_days=2, log_days=7)
         assert different.keys() == {"function", "alias", "bucket", "log group"}
         assert different["function"] == [
+            "Environment.Variables.ASYNCPAR_KEEP_DAYS: 1 -> 2",  # pools put constants again before they go
             "MemorySize: 1769 -> 512",
             "ReservedConcurrentExecutions: 5 -> nothing",
         ]

@@ -13,8 +13,8 @@ from asyncpar_lambda.keys import key_path, load_key, save_key
 
 def test_a_key_is_kept_for_its_owner_only(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    path = key_path("job:live")
-    assert path == tmp_path / "asyncpar" / "lambda" / "job.key"
+    path = key_path("job", "lambda", "123456789012", "eu-central-1")
+    assert path == tmp_path / "asyncpar/lambda/123456789012/eu-central-1/job.key"
     save_key(path, bytes(range(32)))
     path.chmod(0o644)  # copied from elsewhere, as it happens
     save_key(path, bytes(range(1, 33)))

@@ -14,11 +14,10 @@ import anyio
 import pytest
 
 from asyncpar.sharing import share
-from asyncpar_lambda import calls, codec, envelope, objects, once
+from asyncpar_lambda import calls, codec, envelope
 from asyncpar_lambda.errors import RefusedError
 from asyncpar_lambda.local import Faults, LocalLambda
 from asyncpar_lambda.local.client import build_here
-from asyncpar_lambda.local.http import HttpServer
 from asyncpar_lambda.naming import Imported
 
 HERE = Path(__file__).parent
@@ -139,7 +138,7 @@ async def test_what_lies_in_the_store_must_be_what_was_signed(client, functions,
     with pytest.raises(RefusedError, match="forged: an object in the store"):
         await client.send(functions.mark, [path], body=good)
     gone = dataclasses.replace(good, url=client.url("gone"))
-    with pytest.raises(RefusedError, match="unavailable: the object store answered 404 to a GET"):
+    with pytest.raises(RefusedError, match="missing: the object store answered 404 to a GET"):
         await client.send(functions.mark, [path], body=gone)
     assert await marks(path) == []
 
@@ -194,8 +193,8 @@ async def test_duplicated_deliveries_run_once(client, functions, tmp_path):
         assert await marks(path) == ["x"]
 
 
-def claim(nonce, until):
-    return b"c" + json.dumps({"nonce": nonce, "token": "t", "until": until}).encode()
+def claim(delivery, until):
+    return b"c" + json.dumps({"request": delivery, "token": "t", "until": until}).encode()
 
 
 @pytest.mark.parametrize("how", ["known to be lost", "past its deadline"])
@@ -224,35 +223,17 @@ async def test_a_call_that_another_worker_runs_is_left_to_it(package, client, fu
     assert await marks(path) == ["x"]
 
 
-async def test_a_store_that_fails_is_an_error_of_its_calls(client, functions, tmp_path):
+async def test_a_store_that_fails_before_a_call_lets_it_not_run(client, functions, tmp_path):
+    """The first call's claim fails: all is refused. Another's: those before it are answered, the rest is not run."""
     path = str(tmp_path / "ran")
-    nowhere = envelope.Slot(
-        get=f"{client.cloud.endpoint_url}/nowhere/a", put=f"{client.cloud.endpoint_url}/nowhere/a"
-    )
-    answer = await client.send(functions.mark, [path], slots=(nowhere,))
-    assert "the object store answered 404 to a PUT" in str(answer.outcomes[0][1])
+    nowhere = f"{client.cloud.endpoint_url}/nowhere/a"
+    slots = client.slot("r/0"), envelope.Slot(get=nowhere, put=nowhere)
+    with pytest.raises(RefusedError, match="unavailable: the object store answered 404 to a PUT"):
+        await client.send(functions.mark, [path], slots=slots[1:])
     assert await marks(path) == []
-
-
-async def test_puts_that_cross_each_other_are_made_again():
-    """S3 answers 409 to a conditional PUT while another one of the same key is under way."""
-    statuses, seen = iter([409, 409, 200, 200]), []
-
-    def handle(request):
-        seen.append((request.method, request.headers.get("if-none-match"), request.headers.get("if-match")))
-        request.answer(next(statuses), b"", {"ETag": '"e1"'})
-
-    server = HttpServer(handle)
-    url = f"http://127.0.0.1:{await server.start()}/bucket/r"
-    head = envelope.Head(job="", code="", run="", functions=(), first=0, count=1, expires=0)
-    slot = envelope.Slot(get=url, put=url)
-    try:
-        found = await asyncio.to_thread(once.run_once, head, slot, lambda: 30.0, lambda: b"outcome")
-    finally:
-        server.close()
-        objects._connections.popitem()[1].close()
-    assert found == (b"outcome", False)
-    assert seen == [("PUT", "*", None)] * 3 + [("PUT", None, '"e1"')]
+    answer = await client.send(functions.mark, [path, path], slots=slots)
+    assert answer.outcomes == ((True, 1),)
+    assert await marks(path) == ["x"]
 
 
 # The same request again

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import importlib.util
 import itertools
+import json
+import os
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 
+import anyio
 import pytest
 
 pytest.importorskip("awslambdaric", reason="needs the extra 'lambda-local'")
 
 import asyncpar
 from asyncpar.errors import AsyncparError, BrokenPoolError, UnsupportedError, WorkerLostError
-from asyncpar_lambda import CostError, Credentials, LambdaPool, RefusedError
+from asyncpar_lambda import CostError, Credentials, LambdaPool, RefusedError, envelope
+from asyncpar_lambda.deployment import read_deployment
 from asyncpar_lambda.errors import CodecError
+from asyncpar_lambda.local.http import HttpServer
+from asyncpar_lambda.transport import TransportError
+from asyncpar_lambda.transport.identity import FixedIdentity
 
 FUNCTIONS = Path(__file__).with_name("lambda_jobs.py")
 
@@ -72,6 +81,7 @@ async def test_calls_and_maps_run_in_lambda(transport):
     assert state.invocations < 200  # short calls travel together
     assert 0 < state.cold <= state.invocations
     assert state.dollars > 0
+    assert state.memory > 1 << 20
     assert state.concurrency.in_flight == 0
 
 
@@ -164,6 +174,100 @@ async def test_exactly_once_survives_lost_answers_and_duplicates(tmp_path):
     assert repeated > 0
 
 
+async def until(found, what=None):
+    """Wait until ``await found()`` is something, and return it."""
+    while not (value := await found()):
+        await asyncio.sleep(0.02)
+    return value
+
+
+class Twice:
+    """A network that delivers the first request twice, and brings the answer of the second delivery only.
+
+    The environment of that one is killed while it waits for the other.
+    """
+
+    def __init__(self, pool, path):
+        self.pool, self.path, self.transport = pool, anyio.Path(path), pool._transport
+        self.used = False
+        self.other = None
+
+    async def invoke(self, payload, *, tail=False):
+        if self.used:
+            return await self.transport.invoke(payload, tail=tail)
+        self.used = True
+        self.other = asyncio.create_task(self.transport.invoke(payload))
+        await until(self.path.exists)
+        running = int((await self.path.read_text()).split()[0].partition(":")[2])
+        second = asyncio.create_task(self.transport.invoke(payload, tail=tail))
+
+        async def waiting():
+            found = await self.pool.server.statistics()
+            return found["invocations"] == 2 and set(found["pids"]) - {running}
+
+        os.kill((await until(waiting)).pop(), signal.SIGKILL)
+        return await second
+
+    async def aclose(self):
+        await self.transport.aclose()
+
+
+async def test_the_death_of_one_delivery_says_nothing_of_another(tmp_path):
+    """The claim of a delivery that still runs stands, though a delivery of the very same request has died."""
+    path = str(tmp_path / "ran")
+    async with local(limit=2, timeout=20) as pool:
+        network = pool._transport = Twice(pool, path)
+        assert await pool.map(functools.partial(f.begin_and_end, path), [7], exactly_once=True) == [7]
+        assert pool.statistics().repeated >= 1
+        await network.other
+    begun, ended = await asyncio.to_thread(lines, path)
+    assert begun.replace("begin", "end") == ended
+
+
+async def test_retries_run_again_what_failed_exactly_once(tmp_path):
+    """An outcome that is an error is kept too; to retry is another call."""
+    path = str(tmp_path / "ran")
+    again = {"retries": 1, "retry_on": ValueError}
+    async with local(limit=2) as pool:
+        ran = functools.partial(f.fail_at_first, path)
+        assert await pool.map(ran, [7], exactly_once=True, **again) == [7]
+    assert await asyncio.to_thread(lines, path) == ["ran", "ran"]
+
+
+async def test_a_constant_that_the_store_has_lost_is_put_there_again():
+    """A lifecycle rule removes objects; an environment that does not have it yet finds nothing."""
+    constant = asyncpar.share(list(range(1000)))
+    async with local(limit=1) as pool:
+        assert await pool.run(f.pick, constant, 3) == 3
+        [key] = [key for key in await stored(pool) if "/constants/" in key]
+        await pool.server.request("DELETE", f"/asyncpar/{key}")
+        with pytest.raises(WorkerLostError):
+            await pool.run(f.die, 1)
+        assert await pool.run(f.pick, constant, 4) == 4
+        assert key in await stored(pool)
+
+
+async def test_many_calls_exactly_once_fit_into_requests():
+    """What a request says of its calls counts too: with temporary credentials, 2 URLs of 2.5 kB for each."""
+    token = "t" * 2000
+    async with local(limit=2) as pool:
+        pool._batches.store._identity = FixedIdentity(Credentials("local", "local", token))
+        got = await pool.map(f.size, ["x" * 15_000] * 256, chunksize=256, exactly_once=True)
+        assert got == [15_000] * 256
+        puts = {key.split("/")[3] for key in await stored(pool)}
+        assert puts == {"requests", "outcomes"}  # either would fit alone: the body lies in the store
+        assert await pool.map(f.size, ["x"] * 3_000, chunksize=3_000, exactly_once=True) == [1] * 3_000
+
+
+async def test_calls_that_name_too_many_constants_together_travel_in_smaller_chunks(monkeypatch):
+    monkeypatch.setattr(envelope, "MAX_INLINE", 20_000)  # a URL has 600 bytes
+    constants = [asyncpar.share(n) for n in range(60)]
+    async with local(limit=2) as pool:
+        assert await pool.map(f.echo, constants, chunksize=60) == list(range(60))
+        with pytest.raises(CodecError, match=r"is too large: share\(\) fewer constants in one call"):
+            await pool.run(f.echo, constants)
+
+
 async def test_a_straggler_is_sent_again_and_the_first_answer_counts(tmp_path):
     async with local(limit=4) as pool:
         began = asyncio.get_running_loop().time()
@@ -214,6 +318,7 @@ async def test_max_cost_ends_a_map_with_what_is_done():
         assert 0 < error.done < 1000
         assert error.results == [0.05] * error.done
         assert error.left == 1000 - error.done
+        assert [len(list(rest)) for rest in error.rest] == [error.left]
         assert 1e-5 < error.spent < 4e-5
         assert pool.statistics().dollars >= error.spent
         assert await pool.map(f.square, [1, 2], max_cost=1.0) == [1, 4]
@@ -249,6 +354,10 @@ def test_options_that_make_no_sense_are_told():
         LambdaPool("job", transport="slow")
     with pytest.raises(ValueError, match="functions= must be 'names' or 'by_value'"):
         LambdaPool("job", functions="all")
+    with pytest.raises(ValueError, match=r"'jobs': name what may be called, as \"module:function\""):
+        local(allow=["jobs"])
+    with pytest.raises(ValueError, match="patience= must be at least 0 seconds, not -1"):
+        LambdaPool("job", patience=-1)
 
 
 async def test_calls_that_may_take_longer_than_ten_minutes_are_refused():
@@ -303,9 +412,125 @@ def _empty_package():
     return Package(data.getvalue(), "0", 0, ())
 
 
-async def test_a_lambda_that_is_gone_fails_calls_instead_of_waiting_for_ever():
-    async with local(limit=1) as pool:
+async def test_a_lambda_that_is_gone_fails_calls_when_patience_is_over():
+    async with local(limit=1, patience=0.5) as pool:
         await pool.run(f.square, 2)
         await pool.server.aclose()
-        with pytest.raises((BrokenPoolError, WorkerLostError), match=r"Lambda cannot be reached|was lost"):
+        message = (
+            r"Lambda cannot be reached, or does not start asyncpar-\w+: [\d,]+ attempts in \d+\.\d s, the last of them: "
+            r".*\. Nothing ran in these; patience= says how long to try"
+        )
+        with pytest.raises((BrokenPoolError, WorkerLostError)) as caught:
             await pool.run(f.square, 2)
+        if isinstance(
+            caught.value, WorkerLostError
+        ):  # the connection that was kept broke with the request on it
+            with pytest.raises(BrokenPoolError) as caught:
+                await pool.run(f.square, 2)
+        assert re.match(message, str(caught.value))
+        assert pool.statistics().unreachable > 1
+
+
+async def test_a_lambda_that_comes_back_in_time_is_waited_for():
+    """More failures in a row than any number would allow, but not for long enough."""
+    async with local(limit=1, patience=30) as pool:
+        reply, failures = pool._transport.invoke, itertools.count()
+
+        async def invoke(payload, *, tail=False):
+            if next(failures) < 12:
+                raise TransportError("no route to host", sent=False)
+            return await reply(payload, tail=tail)
+
+        pool._transport.invoke = invoke
+        assert await pool.run(f.square, 2) == 4
+        assert pool.statistics().unreachable == 12
+
+
+@pytest.mark.parametrize("reason", ["expired", "unavailable"])
+async def test_a_request_that_a_worker_did_not_start_is_sent_again(reason, monkeypatch):
+    """Whatever the map was asked for: nothing has run."""
+    async with local(limit=1) as pool:
+        real, made = pool._batches.signer.seal, itertools.count()
+
+        def seal(head, body):
+            if next(made) < 3 and reason == "expired":
+                head = dataclasses.replace(head, expires=head.expires - 1000)
+            elif next(made) < 6 and reason == "unavailable":
+                blob = envelope.Blob(url="https://127.0.0.1:9/none", size=1, sha256="0" * 64)
+                head = dataclasses.replace(head, body=blob)
+            return real(head, body)
+
+        monkeypatch.setattr(pool._batches.signer, "seal", seal)
+        assert await pool.run(f.square, 3) == 9
+        assert await pool.map(f.square, [1, 2]) == [1, 4]
+        assert pool.statistics().invocations > 3
+
+
+async def test_requests_that_never_start_are_given_up_when_patience_is_over(monkeypatch):
+    async with local(limit=1, patience=0.3) as pool:
+        monkeypatch.setattr("asyncpar_lambda.batch.START_SECONDS", -1000)
+        match = r"expired: the request was good until .*; given up after \d+ attempts in .* s: patience= says how long"
+        with pytest.raises(RefusedError, match=match):
+            await pool.run(f.square, 3)
+
+
+async def test_an_answer_that_the_store_has_lost_is_a_loss_that_can_be_repeated(tmp_path):
+    path = str(tmp_path / "ran")
+    async with local(limit=1) as pool:
+        get, lost = pool._store.get, []
+
+        async def forgetful(key):
+            """A lifecycle rule, or somebody, is quicker."""
+            if not lost:
+                lost.append(key)
+                [where] = [one for one in await stored(pool) if one.endswith(key)]
+                await pool.server.request("DELETE", f"/asyncpar/{where}")
+            return await get(key)
+
+        pool._store.get = forgetful
+        mark = functools.partial(f.mark_and_blow_up, path)
+        got = await pool.map(mark, [6_000_000], exactly_once=True)
+        assert len(got[0]) == 6_000_000
+        lost.clear()
+        with pytest.raises(
+            WorkerLostError, match=r"was lost while .*: the object store answered GET answers/"
+        ):
+            await pool.run(mark, 6_000_000)
+    assert await asyncio.to_thread(lines, path) == ["6000000"] * 2
+
+
+async def test_opening_waits_while_lambda_has_no_time_to_say_what_is_deployed():
+    statuses = iter([429, 503, 200, 429, 200])
+    settings = {"Environment": {"Variables": {"ASYNCPAR_CODE": "c", "ASYNCPAR_KEEP_DAYS": "3"}}}
+    settings["FunctionArn"] = "arn:aws:lambda:us-east-1:123456789012:function:job:live"
+
+    def handle(request):
+        request.answer(next(statuses), json.dumps(settings).encode())
+
+    server = HttpServer(handle)
+    endpoint = f"http://127.0.0.1:{await server.start()}"
+    identity = FixedIdentity(Credentials("local", "local"))
+    try:
+        found = await read_deployment(endpoint, "us-east-1", identity, "job:live", 10)
+    finally:
+        server.close()
+    assert (found.code, found.account, found.keep_days) == ("c", "123456789012", 3)
+    assert next(statuses, None) is None
+
+
+async def test_statistics_before_and_after_it_is_open():
+    pool = local(limit=3)
+    before = pool.statistics()
+    assert (before.invocations, before.cold, before.environments, before.dollars) == (0, 0, 0, 0)
+    assert (before.concurrency.limit, before.concurrency.in_flight) == (3, 0)
+    async with pool:
+        await pool.run(f.square, 2)
+    assert pool.statistics().invocations == 1
+
+
+async def test_a_function_that_may_not_run_at_all_is_told():
+    with pytest.raises(
+        UnsupportedError, match="has a reserved concurrency of 0, so Lambda runs nothing of it"
+    ):
+        async with local(reserved=0):
+            pass

@@ -25,7 +25,8 @@ def refusal(status, kind, body=None, **headers):
 
 def failed(kind, message="it ended"):
     body = json.dumps({"errorType": kind, "errorMessage": message}).encode()
-    headers = {"x-amz-function-error": "Unhandled", "x-amz-log-result": base64.b64encode(LOG).decode()}
+    log = base64.b64encode(LOG).decode()
+    headers = {"x-amz-function-error": "Unhandled", "x-amz-log-result": log, "x-amzn-requestid": "id-1"}
     return judge(Reply(200, headers, body))
 
 
@@ -60,14 +61,14 @@ def test_what_did_not_start_may_be_sent_again(status, kind):
 
 def test_a_failure_of_the_service_may_have_run():
     verdict = refusal(500, "ServiceException")
-    assert (verdict.kind, verdict.dead) == ("lost", False)
+    assert (verdict.kind, verdict.ended) == ("lost", "")
     assert verdict.reason == "Lambda failed with 500 ServiceException: why"
 
 
 @pytest.mark.parametrize("kind", ["Runtime.ExitError", "Sandbox.Timedout", "Runtime.OutOfMemory", ""])
 def test_an_environment_that_ended_runs_no_more(kind):
     verdict = failed(kind)
-    assert (verdict.kind, verdict.dead) == ("lost", True)
+    assert (verdict.kind, verdict.ended) == ("lost", "id-1")
     assert "it ended" in verdict.reason
     assert printed(verdict.log) == "hello\nworld"
 

@@ -37,12 +37,12 @@ def test_everything_that_may_be_said(file):
 
 
 def test_what_is_written_to_begin_with_can_be_read(file):
-    module, folder = file.parent / "My Job.py", file.parent / "library"
+    module, folder = file.parent / "My_Job.py", file.parent / "library"
     module.touch()
     folder.mkdir()
     write_settings(file, [Path(module), folder], None, [])
     settings = read_settings(file)
-    assert (settings.name, settings.allow) == ("my-job", ("My Job:*", "library:*"))
+    assert (settings.name, settings.allow) == ("my-job", ("My_Job:*", "library:*"))
     assert settings.paths == (module, folder)
     with pytest.raises(SettingsError, match="is there already: change it, or remove it first"):
         write_settings(file, [module], None, [])
@@ -55,6 +55,12 @@ def test_nothing_is_written_for_what_cannot_be(file):
         write_settings(file, [Path("nowhere.py")], None, [])
     module = file.parent / "job.py"
     module.touch()
+    script = file.parent / "my-job.py"
+    script.touch()
+    with pytest.raises(
+        SettingsError, match=r"my-job\.py cannot be imported: rename it to letters, digits and"
+    ):
+        write_settings(file, [script], None, [])
     with pytest.raises(SettingsError, match="name = 'Job': 2 to 26 lower-case letters, digits and hyphens"):
         write_settings(file, [module], "Job", [])
     assert not file.exists()
@@ -106,6 +112,7 @@ def test_what_makes_no_sense_is_named(file, line, message):
             'name = "job"\npaths = []\nallow = ["a:b"]',
             "name the files and folders that your functions are in",
         ),
+        ('name = "job"\npaths = ["a"]\nallow = ["a.py:*:b"]', "allow: 'a.py:[*]:b': name what may be called"),
         ('name = "job"\npaths = ["a"]\nallow = ["a"]', 'as "module:function" or "module:[*]"'),
         ('name = "-job"\npaths = ["a"]\nallow = ["a:b"]', "name = '-job'"),
     ],

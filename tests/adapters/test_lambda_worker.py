@@ -357,7 +357,7 @@ def test_the_worker_imports_almost_nothing():
     ours = {name for name in found if name.split(".")[0] in ("asyncpar", "asyncpar_lambda")}
     assert ours == {
         "asyncpar", "asyncpar.chunks", "asyncpar.errors", "asyncpar_lambda", "asyncpar_lambda.calls", "asyncpar_lambda.codec",
-        "asyncpar_lambda.envelope", "asyncpar_lambda.errors", "asyncpar_lambda.naming", "asyncpar_lambda.worker",
+        "asyncpar_lambda.envelope", "asyncpar_lambda.errors", "asyncpar_lambda.exceptions", "asyncpar_lambda.naming", "asyncpar_lambda.worker",
     }  # fmt: skip
 
 

@@ -69,8 +69,9 @@ def different(code=None):
     found = cloud.read()
     if code is None and found["function"]:
         code = found["function"]["Environment"]["Variables"]["ASYNCPAR_CODE"]
-    public = public_of(load_key(key_path(settings.name))).hex()
     cloud.close()
+    key = key_path(settings.name, "lambda", cloud.place.account, cloud.place.region)
+    public = public_of(load_key(key)).hex() if key.exists() else ""
     return changes(found, wanted(settings, cloud.place, code or "", public))
 
 

@@ -37,7 +37,8 @@ def init(
     name
         Of the deployment: lower-case letters, digits and hyphens. By default that of the first path.
     allow
-        What may be called: `module:function` or `module:*`. By default everything in these paths.
+        What may be called: `module:function`, or `module:*` with the modules in it, if it is a package. By default
+        everything in these paths.
     config
         The file to write.
     """
@@ -69,7 +70,8 @@ def deploy(
     dry_run
         Only show what would change.
     package_only
-        Only write the package and its settings into `.asyncpar/`, for the Serverless Framework and `serverless.yml`.
+        Only write the package and its settings into `.asyncpar/`, for the Serverless Framework and `serverless.yml`, and
+        keep a key for the account and region.
     client_policy
         Only print the IAM policy that programs with a LambdaPool need.
     """

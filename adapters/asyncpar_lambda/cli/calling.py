@@ -17,10 +17,10 @@ from typing import Any
 import asyncpar
 from asyncpar.cli.errors import CommandError
 from asyncpar.errors import AsyncparError
+from asyncpar_lambda.aws import LambdaPool, LambdaStatistics
 from asyncpar_lambda.cli.deploying import cloud_of, deploy_now, plainly
 from asyncpar_lambda.cost import Tariff, make_plan
 from asyncpar_lambda.package import Target
-from asyncpar_lambda.pool import LambdaPool
 from asyncpar_lambda.settings import Settings, read_settings
 
 ENDPOINT = "AWS_ENDPOINT_URL"
@@ -33,27 +33,26 @@ def invoke(file: Path, function: str, arguments: Sequence[str]) -> int:
         found = _find(settings, function)
         begun = time.perf_counter()
         try:
-            value, dollars, cold = asyncpar.run(_call, settings, found, [_parse(one) for one in arguments])
+            value, used = asyncpar.run(_call, settings, found, [_parse(one) for one in arguments])
         except AsyncparError:
             raise
         except Exception as error:  # the function's own, with what it said there
             print("".join(traceback.format_exception_only(error)), end="", file=sys.stderr)
             return 1
     print(_shown(value))
-    took = f"{time.perf_counter() - begun:.2f} s{', a cold start' if cold else ''}, ${dollars:.7f}"
-    print(f"{settings.name}: {took}", file=sys.stderr)
+    took = f"{time.perf_counter() - begun:.2f} s{', a cold start' if used.cold else ''}"
+    memory = f"{used.memory >> 20} of {settings.memory} MB"
+    print(f"{settings.name}: {took}, {memory}, ${used.dollars:.7f}", file=sys.stderr)
     return 0
 
 
 async def _call(
     settings: Settings, function: Callable[..., Any], arguments: list[Any]
-) -> tuple[Any, float, bool]:
+) -> tuple[Any, LambdaStatistics]:
     async with LambdaPool(
         settings.name, limit=1, region=settings.region, endpoint_url=os.environ.get(ENDPOINT)
     ) as cloud:
-        value = await cloud.run(function, *arguments)
-        statistics = cloud.statistics()
-        return value, statistics.dollars, bool(statistics.cold)
+        return await cloud.run(function, *arguments), cloud.statistics()
 
 
 def _find(settings: Settings, name: str) -> Callable[..., Any]:
@@ -138,10 +137,14 @@ async def _serve(settings: Settings, port: int, concurrency: int) -> None:
         }  # fmt: skip
         os.environ.pop("AWS_PROFILE", None)
         os.environ.update(environment)
-        await asyncio.to_thread(deploy_now, settings)
+        key = await asyncio.to_thread(deploy_now, settings)
         print("In another terminal:")
         for name, value in environment.items():
             print(f"  export {name}={value}")
         print("  asyncpar lambda invoke MODULE:FUNCTION ARGUMENTS...")
         print("Ctrl-C ends it, and removes everything in it.", flush=True)
-        await asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            if key is not None:
+                key.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -67,8 +68,8 @@ def deploy(file: Path, *, yes: bool, dry_run: bool) -> int:
     with plainly():
         settings = read_settings(file)
         package = make_package(settings)
-        private, public = _key(settings)
         with cloud_of(settings) as cloud:
+            private, public = _key(cloud)
             to = wanted(settings, cloud.place, package.code, public.hex())
             found = cloud.read()
             different = changes(found, to)
@@ -76,20 +77,23 @@ def deploy(file: Path, *, yes: bool, dry_run: bool) -> int:
             _warn_of_key(found["function"], public.hex())
             if different and not dry_run:
                 confirm("Deploy", yes=yes)
-                save_key(key_path(settings.name), private)
+                save_key(_path(cloud), private)
                 cloud.apply(to, package, _say)
                 print(f"deployed {settings.name} to {cloud.place.region}: LambdaPool({settings.name!r})")
     print(costs(settings))
     return 0
 
 
-def deploy_now(settings: Settings) -> None:
-    """Deploy without showing or asking: to a server that has just been started."""
+def deploy_now(settings: Settings) -> Path | None:
+    """Deploy without showing or asking: to a server that has just been started. The key's file, if it is new."""
     package = make_package(settings)
-    private, public = _key(settings)
     with cloud_of(settings) as cloud:
-        save_key(key_path(settings.name), private)
+        path = _path(cloud)
+        new = not path.exists()
+        private, public = _key(cloud)
+        save_key(path, private)
         cloud.apply(wanted(settings, cloud.place, package.code, public.hex()), package, _say)
+    return path if new else None
 
 
 def make_package(settings: Settings) -> Package:
@@ -103,21 +107,18 @@ def make_package(settings: Settings) -> Package:
     return package
 
 
-def _key(settings: Settings) -> tuple[bytes, bytes]:
+def _path(cloud: Cloud) -> Path:
+    """Where its private key is kept."""
+    return key_path(cloud.settings.name, "lambda", cloud.place.account, cloud.place.region)
+
+
+def _key(cloud: Cloud) -> tuple[bytes, bytes]:
     """The private key of this deployment, which need not be kept yet, and its public one."""
-    path = key_path(settings.name)
+    path = _path(cloud)
     if not path.exists():
         return new_key()
     private = load_key(path)
     return private, public_of(private)
-
-
-def _is_of(key: Path, function: Properties | None) -> bool:
-    """Whether this is the key that the function was deployed with."""
-    if function is None or not key.exists():
-        return False
-    public: str = function["Environment"]["Variables"]["ASYNCPAR_PUBLIC_KEY"]
-    return public_of(load_key(key)).hex() == public
 
 
 def _warn_of_key(function: Properties | None, public: str) -> None:
@@ -174,14 +175,17 @@ def write_package(file: Path) -> int:
     with plainly():
         settings = read_settings(file)
         package = make_package(settings)
-        private, public = _key(settings)
+        with cloud_of(settings) as cloud:
+            path = _path(cloud)
+            private, public = _key(cloud)
         FOLDER.mkdir(exist_ok=True)
         (FOLDER / ".gitignore").write_text("*\n")
         artifact = FOLDER / "package.zip"
         artifact.write_bytes(package.data)
+        settings = replace(settings, region=cloud.place.region)  # which the key is kept for
         content = for_serverless(settings, artifact.as_posix(), package.code, public.hex())
         (FOLDER / "serverless.json").write_text(json.dumps(content, indent=2))
-        save_key(key_path(settings.name), private)
+        save_key(path, private)
     print(
         f"wrote {artifact} and {FOLDER / 'serverless.json'}: deploy them with 'osls deploy' or 'serverless deploy'"
     )
@@ -201,11 +205,10 @@ def remove(file: Path, *, yes: bool) -> int:
             if found:
                 confirm("Remove", yes=yes)
                 cloud.remove(_say)
-            key = key_path(settings.name)
-            if cloud.on_aws and _is_of(key, found.get("function")):
+            key = _path(cloud)
+            if key.exists():  # without its function it is of no use
+                _say(f"removing the key {key}")
                 key.unlink()
-            elif key.exists():  # it may be that of a deployment in another region or account
-                print(f"the key stays in {key}")
     print(f"nothing of {settings.name} is left" if found else f"there is nothing of {settings.name}")
     return 0
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from asyncpar_lambda.aws import LambdaPool
 from asyncpar_lambda.envelope import new_key
 from asyncpar_lambda.local.client import LocalLambda, build_here
 from asyncpar_lambda.local.faults import Faults
-from asyncpar_lambda.pool import LambdaPool
+from asyncpar_lambda.naming import check_patterns
 from asyncpar_lambda.sigv4 import Credentials
 
 
@@ -31,6 +32,7 @@ class LocalPool(LambdaPool):
     :param ramp: environments that may be added in each 10 seconds
     :param reserved: the function's reserved concurrency
     :param transport: ``"fast"`` or ``"aiobotocore"``
+    :param patience: as of ``LambdaPool``; shorter, since this Lambda is not far
     :param faults: what is to go wrong, as keywords of ``Faults``: ``cold_start=0.3, throttles=0.05``
     """
 
@@ -48,14 +50,17 @@ class LocalPool(LambdaPool):
         ramp: int = 1000,
         reserved: int | None = None,
         transport: Literal["fast", "aiobotocore"] | None = None,
+        patience: float = 10.0,
         **faults: Any,
     ) -> None:
         super().__init__(
             f"asyncpar-{uuid.uuid4().hex[:8]}", limit=limit, alias=None, region="us-east-1",
             credentials=Credentials("local", "local"), transport=transport, functions=functions,
+            patience=patience,
         )  # fmt: skip
         self._paths = tuple(map(Path, paths))
         self._allow = tuple(allow) if allow is not None else tuple(f"{path.stem}:*" for path in self._paths)
+        check_patterns(self._allow)
         self._requirements = (*requirements, *(["cloudpickle"] if functions == "by_value" else []))
         self._deployed: dict[str, Any] = {"timeout": timeout, "memory": memory, "reserved": reserved}
         self.server = LocalLambda(concurrency=concurrency, ramp=ramp, faults=Faults(**faults))

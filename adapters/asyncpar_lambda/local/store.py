@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 from xml.sax.saxutils import escape, unescape
 
+from asyncpar_lambda.local.functions import ACCOUNT
 from asyncpar_lambda.local.http import Request
 
+OWNER = "x-amz-expected-bucket-owner"
 XML = {"Content-Type": "application/xml"}
 MOST_KEYS = 1000
 
@@ -41,6 +43,10 @@ class Store:
         bucket, _, key = unquote(request.path.lstrip("/")).partition("/")
         if expired(request.query):
             fail(request, 403, "AccessDenied", "Request has expired")
+        elif request.headers.get(OWNER, ACCOUNT) != ACCOUNT:
+            fail(request, 403, "AccessDenied", "Access Denied")
+        elif OWNER not in request.headers and OWNER in request.query.get("X-Amz-SignedHeaders", ""):
+            fail(request, 403, "SignatureDoesNotMatch", f"{OWNER} was signed and not sent")
         elif not bucket:
             self.list_buckets(request)
         elif not key:

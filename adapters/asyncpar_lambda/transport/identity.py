@@ -102,7 +102,8 @@ def look_around(region: str | None, profile: str | None, endpoint_url: str | Non
         source = session.get_credentials()
     except NoRegionError:
         raise AsyncparError(
-            "no AWS region is set: pass region=, set AWS_REGION, or run 'aws configure'"
+            "no AWS region is set: pass region=, or write it into the settings of the command; set AWS_REGION; or run "
+            "'aws configure'"
         ) from None
     except ProfileNotFound as error:
         raise AsyncparError(
