@@ -124,6 +124,45 @@ def test_workers_go_when_the_program_is_killed(tmp_path):
         assert all_gone(family, 2.0)
 
 
+def test_a_kill_in_the_midst_of_work_leaves_nobody_and_nothing_is_said(tmp_path):
+    """Idle workers notice first, and the zygote tells so while nobody listens any more."""
+    script = tmp_path / "half_busy.py"
+    script.write_text(
+        dedent("""
+        import asyncio
+        import asyncpar
+        from tests import process_functions as far
+
+        async def main():
+            async with asyncpar.ProcessPool(4) as pool:
+                await asyncio.gather(*[pool.run(far.nap, 0.05) for _ in range(4)])
+                call = asyncio.create_task(pool.run(far.spin, 20.0))
+                await asyncio.sleep(0.1)
+                print(pool.nursery.process.pid, *pool.pids, flush=True)
+                await call
+
+        if __name__ == "__main__":
+            asyncpar.run(main)
+        """)
+    )
+    for _ in range(8):
+        with subprocess.Popen(
+            [sys.executable, str(script)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
+        ) as program:  # fmt: skip
+            assert program.stdout is not None
+            family = [psutil.Process(int(pid)) for pid in program.stdout.readline().split()]
+            assert len(family) == 5
+            program.kill()
+            try:
+                assert all_gone(family, 2.0)
+            finally:
+                for process in family:
+                    if process.is_running():
+                        process.kill()
+            assert program.communicate(timeout=10) == ("", "")
+
+
 def test_ctrl_c_at_every_moment(tmp_path):
     """From the first import to the last line."""
     script = tmp_path / "short.py"
