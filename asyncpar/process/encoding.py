@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from asyncpar.errors import SerializationError, describe
+from asyncpar.process.options import main_location
 
 HEAVY = 1 << 20
 """Bytes from which arguments are pickled off the loop's thread (copying 1 MiB takes about 0.15 ms)."""
@@ -64,9 +64,7 @@ def dump_yielding(value: Any, protocol: int = 5, buffer_callback: Any = None) ->
 def picklable_by_name(function: Any) -> None:
     """Refuse functions of an interactive session: their name leads nowhere in a worker."""
     inner = getattr(function, "func", function)
-    main = sys.modules.get("__main__")
-    unnamed = getattr(getattr(main, "__spec__", None), "name", None) is None
-    if getattr(inner, "__module__", None) == "__main__" and not getattr(main, "__file__", None) and unnamed:
+    if getattr(inner, "__module__", None) == "__main__" and main_location() is None:
         raise SerializationError(
             f"{getattr(inner, '__qualname__', inner)} was defined in an interactive session, where workers cannot "
             "find it: put it in a module, or open the pool with functions='by_value'"
