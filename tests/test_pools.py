@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import asyncpar
 from asyncpar import InlinePool, ProcessPool, ThreadPool
 
 
@@ -37,3 +38,14 @@ async def test_a_call_that_exits_fails_and_its_worker_goes_on(make_pool, functio
         ]
         assert await pool.run(abs, -1) == 1
         assert pool.statistics().lost == 0
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_program_inside_a_running_loop_is_refused_with_a_way_out():
+    async def main() -> None:
+        """Never begun."""
+
+    with pytest.raises(
+        RuntimeError, match=r"await the function there, inside 'async with asyncpar.open_runtime"
+    ):
+        asyncpar.run(main)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipapp
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -106,6 +107,72 @@ def test_one_ctrl_c_suffices(tmp_path, function, whom):
         assert errors.count("Traceback") <= 1  # our own, if any: workers are silent
         assert time.monotonic() - begun < 3
         assert all_gone(family)
+
+
+STILL = """
+    import asyncio, time
+    import asyncpar
+    from tests import process_functions as far
+
+    def spin_quietly(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+
+    async def hold():
+        spin_quietly(20)
+
+    async def main():
+        async with asyncpar.InlinePool() as pool:
+            print("ready", flush=True)
+            try:
+                {body}
+            finally:
+                await asyncio.sleep(0.01)
+                print("cleaned up", await pool.run(abs, -1), flush=True)
+
+    if __name__ == "__main__":
+        asyncpar.run(main)
+"""
+
+
+HOLDERS = [
+    "await pool.run(time.sleep, 20)",
+    "time.sleep(20)",
+    "await pool.run(spin_quietly, 20)",
+    "await pool.map(time.sleep, [20, 20])",
+    "await hold()",
+    "await asyncio.create_task(hold())",
+    "task = asyncio.create_task(hold()); await asyncio.sleep(20)",
+    "asyncio.get_running_loop().call_soon(spin_quietly, 20); await asyncio.sleep(20)",
+]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("number", "code", "body"),
+    [(signal.SIGINT, 130, body) for body in HOLDERS] + [(signal.SIGTERM, 143, body) for body in HOLDERS[:2]],
+)
+def test_one_signal_suffices_where_the_loop_stands_still(tmp_path, body, number, code, loop):
+    script = tmp_path / "still.py"
+    script.write_text(dedent(STILL).format(body=body))
+    blocked = "import sys; sys.modules['uvloop'] = None; " if loop == "asyncio" else ""
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{blocked}import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    ) as program:  # fmt: skip
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "ready\n"
+            time.sleep(0.05)
+            begun = time.monotonic()
+            program.send_signal(number)
+            out, errors = program.communicate(timeout=10)
+        finally:
+            program.kill()
+    assert (out, errors) == ("cleaned up 1\n", "")
+    assert program.returncode == code
+    assert time.monotonic() - begun < 8  # not the 20 seconds that the function takes
 
 
 def test_sigterm_ends_the_program_in_order(tmp_path):
@@ -279,6 +346,67 @@ def test_functions_of_an_interactive_session_are_refused_with_a_way_out(tmp_path
     assert done.stdout == "6\n"
     assert done.stderr.rstrip().endswith(
         "SerializationError: triple was defined in an interactive session, where workers cannot find it: "
+        "put it in a module, or open the pool with functions='by_value'"
+    )
+
+
+APPLICATION = """
+    import asyncpar
+
+    class Box:
+        def __init__(self, content):
+            self.content = content
+
+    def double(box):
+        return Box(2 * box.content)
+
+    async def main():
+        async with asyncpar.ProcessPool(1{options}) as pool:
+            made = await pool.run(double, Box(3))
+            print(made.content, type(made) is Box, [b.content for b in await pool.map(double, [Box(1), Box(2)])])
+            print((await pool.run(double, asyncpar.share(Box(4)))).content)
+
+    if __name__ == "__main__":
+        asyncpar.run(main)
+"""
+
+
+@pytest.mark.parametrize("kind", ["directory", "archive", "package", "input", "command"])
+def test_programs_of_every_kind_find_their_functions_and_classes(tmp_path, kind):
+    interactive = kind in ("input", "command")
+    code = dedent(APPLICATION).format(options=', functions="by_value"' if interactive else "")
+    application = tmp_path / "application"
+    application.mkdir()
+    (application / "__main__.py").write_text(code)
+    zipapp.create_archive(application, tmp_path / "application.pyz")
+    arguments = {
+        "directory": ["application"],
+        "archive": ["application.pyz"],
+        "package": ["-m", "application"],
+        "input": ["-"],
+        "command": ["-c", code],
+    }[kind]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=code if kind == "input" else "",
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+        timeout=20,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("6 True [2, 4]\n8\n", "")
+
+
+def test_functions_that_came_by_standard_input_are_refused_with_a_way_out(tmp_path):
+    code = dedent(APPLICATION).format(options="")
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=code, capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.stderr.rstrip().endswith(
+        "SerializationError: double was defined in an interactive session, where workers cannot find it: "
         "put it in a module, or open the pool with functions='by_value'"
     )
 
