@@ -87,6 +87,8 @@ async def fold(
 ) -> T:
     """Fold ``items`` on ``pool``, or on the loop if that is ``None`` (coroutine functions)."""
     _check_callable(function)
+    if pool is not None:
+        pool._check_function(function)
     state = Fold()
     for value in initial:
         state.add(value)

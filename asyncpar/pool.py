@@ -252,6 +252,9 @@ class Pool(ABC):
         """The function of a map as it is to be called, now that the map is made."""
         return function
 
+    def _check_function(self, function: Callable[..., Any]) -> None:  # noqa: B027 (most pools send nothing)
+        """Refuse a function that cannot be sent, where the user passes it."""
+
     def _drop(self, call: Call) -> None:  # noqa: B027 (most pools prepare nothing)
         """A call that was prepared is not sent: nobody wants it any more."""
 
@@ -443,9 +446,17 @@ class Pool(ABC):
         return Actor(self, cls, args, kwargs)
 
     def stream(
-        self, function: Callable[..., Iterable[T]], /, *args: Any, limit: int = 256, **kwargs: Any
+        self,
+        function: Callable[..., Iterable[T] | AsyncIterable[T]],
+        /,
+        *args: Any,
+        limit: int = 256,
+        **kwargs: Any,
     ) -> Stream[T]:
-        """Iterate over a generator function that runs in a worker of its own, at most ``limit`` items ahead."""
+        """Iterate over a generator function that runs in a worker of its own, at most ``limit`` items ahead.
+
+        An async one runs on the worker's own event loop.
+        """
         from asyncpar.actors import Stream
 
         self._check_open()

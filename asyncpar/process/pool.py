@@ -20,6 +20,7 @@ from asyncpar.errors import (
     MemoryLimitError,
     NestedPoolError,
     WorkerLostError,
+    fresh,
     signal_name,
 )  # fmt: skip
 from asyncpar.feed import LONG_SECONDS
@@ -44,6 +45,7 @@ START_TRIES = 5
 SETTLED_SECONDS = 1.0
 """A worker that has been ready for this long did not die of its start."""
 FEW = 64
+GONE = "what lived in it is gone: open the actor or the stream again"
 log = logging.getLogger("asyncpar")
 
 
@@ -314,6 +316,9 @@ class ProcessPool(Pool):
             return transit.InContext(function, self.context.values())
         return function
 
+    def _check_function(self, function: Callable[..., Any]) -> None:
+        self.packing.dump_function(function)
+
     def _drop(self, call: Call) -> None:
         self.packing.free(call.lends)
         call.lends = ()
@@ -470,15 +475,15 @@ class ProcessPool(Pool):
                     f"worker {place.pid} used {over:,} bytes while it ran {label}, over memory_limit="
                     f"{self.memory_limit:,}, and was killed; raise the limit or give the call less to do at a time"
                 )
-            return WorkerLostError.from_status(
-                place.pid or 0, number, exitcode if number is None else None, label
-            )
+            code = exitcode if number is None else None
+            again = GONE if self.owner is not None else None
+            return WorkerLostError.from_status(place.pid or 0, number, code, label, again)
 
         link = place.link
         while link.heavy is not None:
             link.resume(*link.load(link.heavy, True))
         running = link.lost(error)
-        self._lost += running
+        (self.owner or self)._lost += running
         for chunk in link.ended:
             self.vacate(chunk)
         link.ended.clear()
@@ -502,7 +507,7 @@ class ProcessPool(Pool):
         how = f"was killed by {signal_name(-exitcode)}" if exitcode < 0 else f"exited with code {exitcode}"
         if self.owner is not None:
             self._break(
-                WorkerLostError(f"worker {place.pid} {how}, and what lived in it is gone", pid=place.pid),
+                WorkerLostError(f"worker {place.pid} {how}, and {GONE}", pid=place.pid),
                 None,
             )
         elif self.deaths >= START_TRIES or self.nursery.failure is not None:
@@ -547,19 +552,19 @@ class ProcessPool(Pool):
         for chunk in running:
             if not chunk.finished:
                 left = len(chunk.items) - chunk.done
-                chunk.deliver([None] * left, dict.fromkeys(range(left), error))
+                chunk.deliver([None] * left, {i: fresh(error) for i in range(left)})
         for place in self._everyone():
             place.link.abandon()
             place.signal(signal.SIGKILL)  # what runs there is for nobody
         for call in list(self._queue.calls):
-            call.end(None, error)
+            call.end(None, fresh(error))
         self._queue.calls.clear()
         for results in list(self._maps):
-            results._pool_failed(error)
+            results._pool_failed(fresh(error))
 
     def _check_open(self) -> None:
         if self.broken is not None:
-            raise self.broken
+            raise fresh(self.broken)
         super()._check_open()
 
     @property
