@@ -16,7 +16,7 @@ from itertools import repeat
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
-from asyncpar.chunks import Cancelled, Chunk, Errors, Function
+from asyncpar.chunks import Cancelled, Chunk, Errors, Function, not_callable
 from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError
 from asyncpar.feed import LONG_SECONDS, MapOptions
 from asyncpar.limits import Limiter, RateLimiter
@@ -483,9 +483,7 @@ class Pool(ABC):
         if known is not None:
             return known
         if not callable(call):
-            raise TypeError(
-                f"the first argument must be callable, not {type(call).__name__}: pass the function itself"
-            )
+            raise not_callable(call)
         made = self._new_function(call)
         if key is not None:
             self._functions[key] = made

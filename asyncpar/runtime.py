@@ -154,13 +154,30 @@ def open_pool(name: str | None = None, **options: Any) -> Pool:
     """A new pool by name, to be entered with ``async with``: ``open_pool("process", workers=4)``.
 
     :param name: ``"process"``, ``"thread"``, ``"inline"`` or one that an installed package registers under the
-        entry-point group ``asyncpar.pools``; what follows a colon is passed on (``"lambda:my-function"``).
+        entry-point group ``asyncpar.pools``; what follows a colon is passed on (``"lambda:my-function"``),
+        and is the number of workers for the first two (``"process:4"``).
         Default: the environment variable ``ASYNCPAR_POOL``, else ``"process"``.
     :raises PoolNotFoundError: there is none of that name
+    :raises ValueError: what follows the colon is nothing that this pool takes
     """
-    cls, argument = find_pool(name or os.environ.get("ASYNCPAR_POOL") or "process")
-    made: Pool = cls(argument, **options) if argument else cls(**options)
+    name = name or os.environ.get("ASYNCPAR_POOL") or "process"
+    cls, argument = find_pool(name)
+    made: Pool = cls(_argument(name, argument), **options) if argument else cls(**options)
     return made
+
+
+def _argument(name: str, argument: str) -> Any:
+    """What follows the colon, as the pool takes it: the number of workers, for our own."""
+    kind = name.partition(":")[0]
+    if kind not in OWN_POOLS:
+        return argument
+    if kind == "inline":
+        raise ValueError(f"there is no pool {name!r}: an inline pool takes nothing behind its name")
+    if not argument.isdecimal():
+        raise ValueError(
+            f"there is no pool {name!r}: what follows the colon is the number of workers, as in '{kind}:4'"
+        )
+    return int(argument)
 
 
 def find_pool(name: str) -> tuple[type[Any], str]:

@@ -324,6 +324,30 @@ def test_a_script_without_a_guard_gets_a_clear_error(tmp_path, start):
     assert time.monotonic() - begun < 10
 
 
+@pytest.mark.parametrize(("preload", "times"), [("", 3), ('preload=["__main__"]', 2)])
+def test_a_script_is_run_once_for_all_workers_if_it_is_preloaded(tmp_path, preload, times):
+    done = run(
+        f"""
+        import asyncio, os
+        import asyncpar
+
+        os.write(1, b"imported ")
+
+        def triple(x):
+            return 3 * x
+
+        async def main():
+            async with asyncpar.ProcessPool(2, {preload}) as pool:
+                assert await asyncio.gather(*[pool.run(triple, x) for x in range(2)]) == [0, 3]
+
+        if __name__ == "__main__":
+            asyncpar.run(main)
+        """,
+        tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("imported " * times, "")
+
+
 def test_functions_of_an_interactive_session_are_refused_with_a_way_out(tmp_path):
     done = run(
         """

@@ -13,6 +13,7 @@ from asyncpar.errors import UnsupportedError
 
 
 def check(
+    initializer: object,
     workers: int | None,
     start: str,
     memory_limit: int | None,
@@ -23,6 +24,10 @@ def check(
     functions: str,
 ) -> None:
     """Refuse what makes no sense, at the call that said it."""
+    if initializer is not None and not callable(initializer):
+        raise TypeError(
+            f"initializer= must be callable, not {type(initializer).__name__}: pass the function itself"
+        )
     _positive("workers", workers)
     _positive("memory_limit", memory_limit)
     _positive("max_calls", max_calls)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import pickle
@@ -19,6 +20,7 @@ from asyncpar.errors import (
     BrokenPoolError,
     MemoryLimitError,
     NestedPoolError,
+    UnsupportedError,
     WorkerLostError,
     fresh,
     signal_name,
@@ -28,7 +30,7 @@ from asyncpar.pool import Call, Pool
 from asyncpar.process import options, transit
 from asyncpar.process.encoding import dump_yielding, explain, heavy
 from asyncpar.process.layout import BUSY, INLINE, OUT_OF_BAND, PLAIN, READY, SEQ, SINCE
-from asyncpar.process.nursery import Nursery
+from asyncpar.process.nursery import SPARE_SLOTS, Nursery
 from asyncpar.process.packing import Packing
 from asyncpar.process.place import Place
 
@@ -94,7 +96,17 @@ class ProcessPool(Pool):
     ) -> None:
         if workers is None:
             workers = usable_cpus()
-        options.check(workers, start, memory_limit, max_calls, threads_per_worker, grace, preload, functions)
+        options.check(
+            initializer,
+            workers,
+            start,
+            memory_limit,
+            max_calls,
+            threads_per_worker,
+            grace,
+            preload,
+            functions,
+        )
         super().__init__(workers)
         self.grace, self.max_calls, self.threads = grace, max_calls, threads_per_worker
         self.memory_limit = memory_limit
@@ -131,6 +143,17 @@ class ProcessPool(Pool):
             )
         buffer = bytearray(RECEIVE)
         self.buffers, self.view = [buffer], memoryview(buffer)
+        try:
+            self._start_workers()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise BrokenPoolError(
+                f"no {type(self).__name__} with workers={self.workers} can be opened: {error}. Each worker takes two "
+                "descriptors: raise the limit of open files of this program (ulimit -n), or take fewer workers"
+            ) from error
+
+    def _start_workers(self) -> None:
         if self.owner is None:
             nursery = Nursery(self.workers, self.settings, self.threads, self._zygote_lost)
             nursery.open()
@@ -142,8 +165,9 @@ class ProcessPool(Pool):
     def _start_worker(self) -> Place:
         slots = self.nursery.slots
         if not slots:
-            raise BrokenPoolError(
-                f"this pool has {self.nursery.total} workers, actors and streams: close some first"
+            raise UnsupportedError(
+                f"a ProcessPool has at most {SPARE_SLOTS} actors, streams and workers that are being replaced at a time: "
+                "close some first, or open another pool for more"
             )
         return Place(self, slots.pop())
 
@@ -457,6 +481,8 @@ class ProcessPool(Pool):
 
     def _replace(self) -> None:
         """Another worker takes the place of one that has gone or is to go."""
+        if self.heir is None and not self.nursery.slots:
+            return  # actors and streams have them all; the one that is to go leaves its own
         try:
             self.places.append(self.heir or self._start_worker())
         except OSError as error:
@@ -495,6 +521,9 @@ class ProcessPool(Pool):
             self.heir = None
         self.nursery.released(place.slot)
         if place not in self.places:
+            if self._state == "open" and self.owner is None and len(self.places) < self.workers:
+                self._replace()
+                self.pump()
             return
         self.places.remove(place)
         self._heal(place, exitcode, running)
@@ -510,12 +539,14 @@ class ProcessPool(Pool):
                 WorkerLostError(f"worker {place.pid} {how}, and {GONE}", pid=place.pid),
                 None,
             )
-        elif self.deaths >= START_TRIES or self.nursery.failure is not None:
+        elif self.nursery.failure is not None:
+            self._break(self.nursery.failure, None)
+        elif self.deaths >= START_TRIES:
             self._break(
                 BrokenPoolError(
                     f"{self.deaths} workers in a row died at start, the last {how}; see stderr for what they said"
                 ),
-                self.nursery.failure,
+                None,
             )
         elif self.broken is None:
             self._replace()
@@ -528,7 +559,7 @@ class ProcessPool(Pool):
     async def _recover(self) -> None:
         exitcode = await self.nursery.ended()
         if self.nursery.failure is not None:
-            self._break(BrokenPoolError(str(self.nursery.failure)), self.nursery.failure)
+            self._break(self.nursery.failure, None)
             return
         log.warning("the process that makes workers ended with code %s; starting another", exitcode)
         self.deaths += 1
