@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from asyncpar import residence
 from asyncpar.chunks import is_async
-from asyncpar.errors import PoolClosedError, WorkerLostError
+from asyncpar.errors import PoolClosedError, WorkerLostError, fresh
+from asyncpar.shielding import shielded
 
 if TYPE_CHECKING:
     from asyncpar.pool import Pool
@@ -32,7 +33,8 @@ class Actor(Generic[A]):
     ) -> None:
         if not callable(cls):
             raise TypeError(f"actor() takes a class and its arguments, not {type(cls).__name__}")
-        self._made = (cls, args, kwargs)
+        self._make, self._args, self._kwargs = residence.Settle(cls), args, kwargs
+        pool._check_function(self._make)
         self._pool: Pool | None = None
         self._parent = pool
         self._lost: WorkerLostError | None = None
@@ -42,7 +44,7 @@ class Actor(Generic[A]):
         self._pool = await self._parent._solo().__aenter__()
         self._parent._streams.add(self)
         try:
-            await self._pool.run(residence.settle, *self._made)
+            await self._pool.run(self._make, *self._args, **self._kwargs)
         except BaseException:  # cancelled too: the worker must not be left behind
             await self.aclose()
             raise
@@ -77,12 +79,12 @@ class Actor(Generic[A]):
                 "this actor has not started: use it inside 'async with pool.actor(...) as actor:'"
             )
         if self._lost is not None:
-            raise self._lost
-        there = residence.call_async if is_async(method) else residence.call
+            raise fresh(self._lost)
+        there = residence.InvokeAsync if is_async(method) else residence.Invoke
         try:
-            return await self._pool.run(there, method, args, kwargs)
+            return await self._pool.run(there(method), *args, **kwargs)
         except WorkerLostError as error:
-            self._lost = error
+            self._lost = fresh(error)
             raise
 
 
@@ -95,7 +97,7 @@ class Stream(AsyncIterator[T], Generic[T]):
     def __init__(
         self,
         pool: Pool,
-        function: Callable[..., Iterable[T]],
+        function: Callable[..., Iterable[T] | AsyncIterable[T]],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         limit: int,
@@ -104,7 +106,10 @@ class Stream(AsyncIterator[T], Generic[T]):
             raise TypeError(f"stream() takes a generator function, not {type(function).__name__}")
         if not isinstance(limit, int) or limit < 1:
             raise ValueError(f"limit= must be a whole number of at least 1, not {limit!r}")
-        self._made = (function, args, kwargs)
+        self._make, self._args, self._kwargs = residence.Iterate(function), args, kwargs
+        pool._check_function(self._make)
+        self._advance: Callable[..., Any] = residence.Advance(function)
+        self._leave: Callable[..., Any] = residence.Leave(function)
         self._parent = pool
         self._limit = limit
         self._pool: Pool | None = None
@@ -112,6 +117,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         self._next: asyncio.Task[Any] | None = None
         self._error: BaseException | None = None
         self._ended = False
+        self._closing: asyncio.Task[None] | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -137,7 +143,9 @@ class Stream(AsyncIterator[T], Generic[T]):
         self._pool = await self._parent._solo().__aenter__()
         self._parent._streams.add(self)
         try:
-            await self._pool.run(residence.settle_iterator, *self._made)
+            if await self._pool.run(self._make, *self._args, **self._kwargs):
+                function = self._make.function
+                self._advance, self._leave = residence.AdvanceAsync(function), residence.LeaveAsync(function)
         except BaseException:  # cancelled too: the worker must not be left behind
             await self.aclose()
             raise
@@ -152,13 +160,13 @@ class Stream(AsyncIterator[T], Generic[T]):
             and self._pool is not None
             and room >= (self._limit + 1) // 2
         ):
-            self._next = asyncio.get_running_loop().create_task(self._pool.run(residence.advance, room))
+            self._next = asyncio.get_running_loop().create_task(self._pool.run(self._advance, room))
 
     async def _more(self) -> None:
         self._ahead()
         assert self._next is not None
         try:
-            items, self._ended, self._error = await asyncio.shield(self._next)
+            items, self._ended = await asyncio.shield(self._next)
         except asyncio.CancelledError:
             if not self._next.done():
                 await self.aclose()
@@ -176,37 +184,57 @@ class Stream(AsyncIterator[T], Generic[T]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the generator in its worker and end the worker."""
+        """Close the generator in its worker and end the worker. Cancelling this cuts the generator's ``finally`` short."""
         self._ended = True
         self._items.clear()
-        pool, self._pool = self._pool, None
-        if pool is None:
+        if self._pool is None:
             return
-        self._parent._streams.discard(self)
+        if self._closing is None:
+            self._closing = self._pool.loop.create_task(self._close(self._pool))
+        closing = self._closing
+        try:
+            await asyncio.wait([closing])
+        except asyncio.CancelledError:
+            closing.cancel()
+            await shielded(_ended(closing))
+            raise
+        closing.result()
+
+    async def _close(self, pool: Pool) -> None:
         if self._next is not None:
             self._next.cancel()
             await asyncio.wait([self._next])
-            self._next = None
+            if not self._next.cancelled():
+                self._next.exception()  # nobody wants what came of it
         try:
             if pool._state == "open":
-                await pool.run(residence.leave)
-        except WorkerLostError:
-            pass  # nothing lives there any more
+                await pool.run(self._leave)
+        except (WorkerLostError, asyncio.CancelledError):
+            pass  # nothing lives there any more, or shall
         finally:
             await pool.aclose()
+            self._pool = None
+            self._parent._streams.discard(self)
 
     def __del__(self) -> None:
+        """Left early, in a bare ``async for``: another, which the loop holds, closes the generator."""
         pool = getattr(self, "_pool", None)
-        if pool is not None and not pool.loop.is_closed():
-            pool.loop.call_soon_threadsafe(_close_later, pool, self._next)
+        if pool is None or self._closing is not None or pool.loop.is_closed():
+            return
+        heir = object.__new__(type(self))
+        heir.__dict__.update(self.__dict__)
+        self._parent._streams.add(heir)
+        pool.loop.call_soon_threadsafe(heir._close_later)
+
+    def _close_later(self) -> None:
+        assert self._pool is not None
+        task = self._pool.loop.create_task(self.aclose())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
 
 
 _closing: set[asyncio.Task[None]] = set()
 
 
-def _close_later(pool: Pool, pending: asyncio.Task[Any] | None) -> None:
-    if pending is not None:
-        pending.cancel()
-    task = pool.loop.create_task(pool.aclose())
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])

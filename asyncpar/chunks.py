@@ -58,6 +58,18 @@ def is_async(function: Any) -> bool:
     return bool(code is not None and code.co_flags & CO_COROUTINE)
 
 
+def not_callable(value: Any) -> TypeError:
+    """The error for what was passed in a function's place. A coroutine is closed: nobody will await it."""
+    if hasattr(value, "cr_frame"):
+        value.close()
+        return TypeError(
+            f"the first argument must be callable, not a coroutine: pass {value.__qualname__} itself, uncalled"
+        )
+    return TypeError(
+        f"the first argument must be callable, not {type(value).__name__}: pass the function itself"
+    )
+
+
 if TYPE_CHECKING:
 
     class Source(Protocol):

@@ -538,10 +538,10 @@ def _limiter(limit: object) -> Limiter | None:
         return limit
     if not isinstance(limit, int) or isinstance(limit, bool):
         raise TypeError(
-            f"limit must be an int, a Limiter or None, not {limit!r:.100} ({type(limit).__name__})"
+            f"limit= must be an int, a Limiter or None, not {limit!r:.100} ({type(limit).__name__})"
         )
     if limit < 1:
-        raise ValueError(f"limit must be at least 1, not {limit} (None is for no limit)")
+        raise ValueError(f"limit= must be at least 1, not {limit} (None is for no limit)")
     return Limiter(limit)
 
 

@@ -20,7 +20,9 @@ import signal as _signal
 
 TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
+
+    E = TypeVar("E", bound=BaseException)
 
 __all__ = [
     "AsyncparError",
@@ -79,12 +81,17 @@ class WorkerLostError(AsyncparError):
 
     @classmethod
     def from_status(
-        cls, pid: int, signal: int | None, exitcode: int | None, function: str
+        cls,
+        pid: int,
+        signal: int | None,
+        exitcode: int | None,
+        function: str,
+        again: str | None = None,
     ) -> WorkerLostError:
-        """The error for a worker process that ended so while it ran ``function``."""
+        """The error for a worker process that ended so while it ran ``function``; ``again`` says how to go on."""
         end = f"was killed by {signal_name(signal)}" if signal else f"exited with code {exitcode}"
         return cls(
-            f"worker {pid} {end} while it ran {function}; {_advice(signal)}",
+            f"worker {pid} {end} while it ran {function}; {_advice(signal, again)}",
             pid=pid,
             signal=signal,
             exitcode=exitcode,
@@ -97,6 +104,13 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, A
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+def fresh(error: E) -> E:
+    """An error that was raised before, to be raised again: its traceback would grow."""
+    made = _rebuild(type(error), error.args, error.__dict__)
+    made.__cause__ = error.__cause__
+    return made  # type: ignore[return-value]
 
 
 def foreign(error: BaseException) -> RuntimeError:
@@ -141,8 +155,8 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _advice(signal: int | None) -> str:
-    again = "the pool goes on; run it again with retries= if that is safe"
+def _advice(signal: int | None, again: str | None) -> str:
+    again = again or "the pool goes on; run it again with retries= if that is safe"
     if signal == _signal.SIGKILL:
         return f"if nobody sent that signal, the machine ran out of memory: try fewer workers or memory_limit=; {again}"
     if signal in (_signal.SIGSEGV, _signal.SIGBUS, _signal.SIGABRT, _signal.SIGILL, _signal.SIGFPE):

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from asyncpar.chunks import is_async
+from asyncpar.chunks import is_async, not_callable
 
 if TYPE_CHECKING:
     from asyncpar.pool import Pool
@@ -87,6 +87,12 @@ async def fold(
 ) -> T:
     """Fold ``items`` on ``pool``, or on the loop if that is ``None`` (coroutine functions)."""
     _check_callable(function)
+    if not any(hasattr(items, name) for name in ("__aiter__", "__iter__", "__getitem__")):
+        raise TypeError(
+            f"argument 2 of reduce must be an iterable or async iterable, not {type(items).__name__}"
+        )
+    if pool is not None:
+        pool._check_function(function)
     state = Fold()
     for value in initial:
         state.add(value)
@@ -139,9 +145,7 @@ async def fold(
 
 def _check_callable(function: object) -> None:
     if not callable(function):
-        raise TypeError(
-            f"the first argument must be callable, not {type(function).__name__}: pass the function itself"
-        )
+        raise not_callable(function)
 
 
 async def _fold_run(pool: Pool | None, function: Callable[[Any, Any], Any], values: list[Any]) -> Any:

@@ -32,12 +32,13 @@ class InlinePool(Pool):
         self.task: asyncio.Task[None] | None = None
         self.home: dict[str, Any] = {}
         self.awaiting: int | None = None  # the async call that runs
+        self.interrupted = False  # nothing begins before the main function knows
 
     async def _open(self) -> None:
         """Nothing to get ready."""
 
     def _place(self) -> InlinePlace | None:
-        return None if self.place.load else self.place
+        return None if self.place.load or self.interrupted else self.place
 
     def _send(self, place: InlinePlace, chunk: Chunk) -> None:
         self.task = self.loop.create_task(self._run(chunk), name="asyncpar: inline call")
@@ -53,11 +54,12 @@ class InlinePool(Pool):
                 if not chunk.finished:
                     chunk.deliver([value], None if error is None else {0: error})
         except KeyboardInterrupt as interrupt:  # Ctrl-C: the program's, so that it leaves through the loop
+            self.interrupted = True
             if not chunk.finished:
                 chunk.deliver([None], {0: foreign(interrupt)})
             chunk.requeue()
             self._ended(chunk)
-            self.loop.call_soon(_leave, interrupt)
+            self.loop.call_soon(self._leave, interrupt)
             return  # what waits is not started: the program is about to end
         self._ended(chunk)
         if self._state == "open":
@@ -118,6 +120,11 @@ class InlinePool(Pool):
         if self.task is not None:
             await asyncio.wait([self.task])
 
+    def _leave(self, interrupt: KeyboardInterrupt) -> None:
+        self.loop.call_soon(self._resume)  # behind the main function, which cleans up and may make calls
+        raise interrupt
 
-def _leave(interrupt: KeyboardInterrupt) -> None:
-    raise interrupt
+    def _resume(self) -> None:
+        self.interrupted = False
+        if self._state == "open":
+            self.pump()

@@ -134,8 +134,10 @@ class Lanes:
                     return await self._timed(item)
                 async with options.limiter:
                     return await self._timed(item)
-            except options.retry_on:
+            except options.retry_on as error:
                 if attempt > options.retries:
+                    if options.retries:
+                        error.add_note(f"this was attempt {attempt} of {attempt}")
                     raise
                 attempt += 1
                 self.retried += 1

@@ -16,7 +16,7 @@ from itertools import repeat
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
-from asyncpar.chunks import Cancelled, Chunk, Errors, Function
+from asyncpar.chunks import Cancelled, Chunk, Errors, Function, not_callable
 from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError
 from asyncpar.feed import LONG_SECONDS, MapOptions
 from asyncpar.limits import Limiter, RateLimiter
@@ -263,6 +263,9 @@ class Pool(ABC):
     def _refuse(cls, function: Callable[..., Any]) -> None:
         """Raise for a function that a pool with nothing but defaults cannot run: before there is one."""
 
+    def _check_function(self, function: Callable[..., Any]) -> None:  # noqa: B027 (most pools send nothing)
+        """Refuse a function that cannot be sent, where the user passes it."""
+
     def _drop(self, call: Call) -> None:  # noqa: B027 (most pools prepare nothing)
         """A call that was prepared is not sent: nobody wants it any more."""
 
@@ -437,9 +440,17 @@ class Pool(ABC):
         return Actor(self, cls, args, kwargs)
 
     def stream(
-        self, function: Callable[..., Iterable[T]], /, *args: Any, limit: int = 256, **kwargs: Any
+        self,
+        function: Callable[..., Iterable[T] | AsyncIterable[T]],
+        /,
+        *args: Any,
+        limit: int = 256,
+        **kwargs: Any,
     ) -> Stream[T]:
-        """Iterate over a generator function that runs in a worker of its own, at most ``limit`` items ahead."""
+        """Iterate over a generator function that runs in a worker of its own, at most ``limit`` items ahead.
+
+        An async one runs on the worker's own event loop.
+        """
         from asyncpar.actors import Stream
 
         self._check_open()
@@ -461,9 +472,7 @@ class Pool(ABC):
         if known is not None:
             return known
         if not callable(call):
-            raise TypeError(
-                f"the first argument must be callable, not {type(call).__name__}: pass the function itself"
-            )
+            raise not_callable(call)
         made = self._new_function(call)
         if self._remembers(call):
             self._functions[call] = made

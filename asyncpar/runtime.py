@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import sys
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
@@ -26,15 +24,6 @@ OWN_POOLS = {
     "inline": ("asyncpar.inline", "InlinePool"),
 }
 _runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
-
-
-class _Interrupt(KeyboardInterrupt, SystemExit):
-    """Ctrl-C, as ``run`` raises it: a ``KeyboardInterrupt`` that, uncaught, ends the program with exit code 130.
-
-    Python by itself would print a traceback and end with the signal, which only shells show as 130.
-    """
-
-    code = 128 + signal.SIGINT
 
 
 class Runtime:
@@ -101,9 +90,12 @@ def run(main: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P
     """Run an async program: ``asyncpar.run(main)``, on uvloop where that is installed.
 
     Default pools are opened at first use and closed at the end. Ctrl-C cancels ``main``, which may clean up, and then
-    raises ``KeyboardInterrupt`` (exit code 130); SIGTERM does the same with exit code 143.
+    raises ``KeyboardInterrupt`` (exit code 130); SIGTERM does the same with exit code 143. If the loop stands still,
+    because a function on it does not return, ``KeyboardInterrupt`` is raised in that function a quarter of a second
+    later. A second Ctrl-C raises it at once.
 
     :raises TypeError: ``main`` is not a coroutine function
+    :raises RuntimeError: called while an event loop runs in this thread
     :raises NestedPoolError: called while a worker imports the script, which then lacks its ``__main__`` guard
     """
     if asyncio.iscoroutine(main):
@@ -118,11 +110,20 @@ def run(main: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P
             "asyncpar.run was called while a worker was importing this script to find its functions: "
             "put the call under 'if __name__ == \"__main__\":'"
         )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        try:
-            return runner.run(_main(main, args, kwargs))
-        except KeyboardInterrupt as error:
-            raise _Interrupt(*error.args) from None
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(
+            "asyncpar.run starts an event loop, and one runs in this thread already: await the function there, "
+            "inside 'async with asyncpar.open_runtime():' if it uses default pools"
+        )
+    from asyncpar.interrupts import Interrupts
+
+    interrupts = Interrupts()
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return interrupts.run(runner, _main(main, args, kwargs))
+    except (KeyboardInterrupt, asyncio.CancelledError) as error:
+        interrupts.leave(error)
+        raise
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -135,37 +136,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _main(main: Callable[..., Coroutine[Any, Any, T]], args: Any, kwargs: Any) -> T:
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    terminated = False
-
-    def terminate() -> None:
-        nonlocal terminated
-        terminated = True
-        task.cancel()
-
-    handled = _own_sigterm()
-    if handled:
-        loop.add_signal_handler(signal.SIGTERM, terminate)
-    try:
-        async with open_runtime():
-            return await main(*args, **kwargs)
-    except asyncio.CancelledError:
-        if terminated:
-            sys.exit(128 + signal.SIGTERM)
-        raise
-    finally:
-        if handled:
-            loop.remove_signal_handler(signal.SIGTERM)
-
-
-def _own_sigterm() -> bool:
-    """Whether SIGTERM is ours to handle: in the main thread, and nobody else does."""
-    import threading
-
-    in_main = threading.current_thread() is threading.main_thread()
-    return in_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    async with open_runtime():
+        return await main(*args, **kwargs)
 
 
 async def to_process(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -182,13 +154,30 @@ def open_pool(name: str | None = None, **options: Any) -> Pool:
     """A new pool by name, to be entered with ``async with``: ``open_pool("process", workers=4)``.
 
     :param name: ``"process"``, ``"thread"``, ``"inline"`` or one that an installed package registers under the
-        entry-point group ``asyncpar.pools``; what follows a colon is passed on (``"lambda:my-function"``).
+        entry-point group ``asyncpar.pools``; what follows a colon is passed on (``"lambda:my-function"``),
+        and is the number of workers for the first two (``"process:4"``).
         Default: the environment variable ``ASYNCPAR_POOL``, else ``"process"``.
     :raises PoolNotFoundError: there is none of that name
+    :raises ValueError: what follows the colon is nothing that this pool takes
     """
-    cls, argument = find_pool(name or os.environ.get("ASYNCPAR_POOL") or "process")
-    made: Pool = cls(argument, **options) if argument else cls(**options)
+    name = name or os.environ.get("ASYNCPAR_POOL") or "process"
+    cls, argument = find_pool(name)
+    made: Pool = cls(_argument(name, argument), **options) if argument else cls(**options)
     return made
+
+
+def _argument(name: str, argument: str) -> Any:
+    """What follows the colon, as the pool takes it: the number of workers, for our own."""
+    kind = name.partition(":")[0]
+    if kind not in OWN_POOLS:
+        return argument
+    if kind == "inline":
+        raise ValueError(f"there is no pool {name!r}: an inline pool takes nothing behind its name")
+    if not argument.isdecimal():
+        raise ValueError(
+            f"there is no pool {name!r}: what follows the colon is the number of workers, as in '{kind}:4'"
+        )
+    return int(argument)
 
 
 def find_pool(name: str) -> tuple[type[Any], str]:

@@ -612,15 +612,15 @@ async def test_what_is_not_awaitable_is_named(thing, message):
 @pytest.mark.parametrize(
     ("limit", "error", "message"),
     [
-        (0, ValueError, "limit must be at least 1, not 0 (None is for no limit)"),
-        (-1, ValueError, "limit must be at least 1, not -1 (None is for no limit)"),
-        ("2", TypeError, "limit must be an int, a Limiter or None, not '2' (str)"),
-        (2.0, TypeError, "limit must be an int, a Limiter or None, not 2.0 (float)"),
-        (True, TypeError, "limit must be an int, a Limiter or None, not True (bool)"),
+        (0, ValueError, "limit= must be at least 1, not 0 (None is for no limit)"),
+        (-1, ValueError, "limit= must be at least 1, not -1 (None is for no limit)"),
+        ("2", TypeError, "limit= must be an int, a Limiter or None, not '2' (str)"),
+        (2.0, TypeError, "limit= must be an int, a Limiter or None, not 2.0 (float)"),
+        (True, TypeError, "limit= must be an int, a Limiter or None, not True (bool)"),
         (
             Limiter,
             TypeError,
-            "limit must be an int, a Limiter or None, not <class 'asyncpar.limits.Limiter'> (ABCMeta)",
+            "limit= must be an int, a Limiter or None, not <class 'asyncpar.limits.Limiter'> (ABCMeta)",
         ),
     ],
 )
@@ -636,7 +636,7 @@ async def test_a_bad_limit_is_named(verb, limit, error, message):
 
 async def test_a_rate_limiter_is_not_a_limit():
     """It bounds something else."""
-    with pytest.raises(TypeError, match=r"^limit must be an int, a Limiter or None, not <RateLimiter "):
+    with pytest.raises(TypeError, match=r"^limit= must be an int, a Limiter or None, not <RateLimiter "):
         await gather(limit=RateLimiter(1, per=1))  # type: ignore[call-overload]
 
 

@@ -8,11 +8,26 @@ pytest.register_assert_rewrite("asyncpar.testing.contract")
 
 from asyncpar import InlinePool, ProcessPool, ThreadPool  # noqa: E402 - after the rewrite is registered
 from asyncpar.testing import FaultyPool, PoolContract  # noqa: E402
+from asyncpar.testing.contract.calls import CallsContract  # noqa: E402
+from asyncpar.testing.contract.failures import FailuresContract  # noqa: E402
+from asyncpar.testing.contract.stateful import StatefulContract  # noqa: E402
 
 
 class TestProcessPool(PoolContract):
     def make_pool(self):
         return ProcessPool(2)
+
+
+class TestProcessPoolOfFreshInterpreters(CallsContract, FailuresContract, StatefulContract):
+    """What of the contract depends on how a worker starts: what it finds, how it dies, what it keeps."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def anyio_backend(cls):
+        return "asyncio"  # one loop will do: the loop's side is the same
+
+    def make_pool(self):
+        return ProcessPool(2, start="spawn")
 
 
 class TestThreadPool(PoolContract):

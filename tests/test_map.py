@@ -176,3 +176,13 @@ async def test_bad_input_is_told_at_the_call():
         asyncpar.map(str, [1], on=3)
     with pytest.raises(asyncpar.UnsupportedError, match="limit_bytes= needs a pool that serialises"):
         asyncpar.map(double, [1], limit_bytes=10)
+
+
+@pytest.mark.parametrize(("retries", "notes"), [(0, []), (1, ["this was attempt 2 of 2"])])
+async def test_the_last_attempt_says_so(retries, notes):
+    async def fail(x: int) -> int:
+        raise ConnectionError(x)
+
+    with pytest.raises(ConnectionError) as caught:
+        await asyncpar.map(fail, [1], retries=retries, retry_on=ConnectionError)
+    assert getattr(caught.value, "__notes__", []) == notes

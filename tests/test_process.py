@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import functools
 import gc
@@ -84,10 +85,11 @@ async def test_preloaded_modules_are_there_and_others_are_not():
 async def test_preload_that_fails_breaks_the_pool_with_its_reason():
     with pytest.raises(
         asyncpar.BrokenPoolError,
-        match=r"preload='no_such_module_here' failed in the zygote: ModuleNotFoundError",
-    ):
+        match=r"^preload='no_such_module_here' failed in the zygote: ModuleNotFoundError",
+    ) as caught:
         async with ProcessPool(1, preload=["no_such_module_here"]) as pool:
             await pool.run(far.double, 1)
+    assert caught.value.__cause__ is None  # the message says it all
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -153,6 +155,7 @@ async def test_a_pool_inside_a_worker_is_refused():
         ({"start": "fork"}, ValueError, "start= must be 'zygote' or 'spawn', not 'fork'"),
         ({"functions": "magic"}, ValueError, "functions= must be 'by_reference' or 'by_value', not 'magic'"),
         ({"preload": "numpy"}, TypeError, r"preload= takes a sequence of module names: preload=\('numpy',\)"),
+        ({"initializer": 3}, TypeError, "initializer= must be callable, not int: pass the function itself"),
         ({"context": [1]}, TypeError, "context= takes ContextVar objects, not int"),
         ({"initializer": lambda: None}, SerializationError, "is a lambda, which workers cannot import"),
     ],
@@ -160,6 +163,19 @@ async def test_a_pool_inside_a_worker_is_refused():
 def test_bad_settings_are_refused_at_once(settings, error, words):
     with pytest.raises(error, match=words):
         ProcessPool(**settings)
+
+
+@pytest.mark.parametrize("max_calls", [None, 2])
+async def test_too_many_actors_at_a_time_are_refused_and_the_pool_goes_on(max_calls):
+    async with ProcessPool(1, max_calls=max_calls) as pool, contextlib.AsyncExitStack() as stack:
+        for _ in range(62):
+            await stack.enter_async_context(pool.actor(int))
+        with pytest.raises(
+            asyncpar.UnsupportedError, match="has at most 62 actors, streams and workers that are being"
+        ):
+            async with pool.actor(int):
+                pass
+        assert [await pool.run(far.double, x) for x in range(6)] == [0, 2, 4, 6, 8, 10]
 
 
 # What cannot be pickled

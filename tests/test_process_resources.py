@@ -88,6 +88,14 @@ async def test_too_few_descriptors_are_an_error_wherever_they_run_out():
     assert ends[-1] == 2
 
 
+@pytest.mark.may_block
+async def test_more_workers_than_descriptors_are_told_what_to_raise():
+    words = r"workers=500 can be opened: .* raise the limit of open files of this program \(ulimit -n\)"
+    with at_most(resource.RLIMIT_NOFILE, 256), pytest.raises(BrokenPoolError, match=words):
+        async with ProcessPool(500):
+            pass
+
+
 async def test_a_worker_that_cannot_be_replaced_breaks_the_pool():
     async with ProcessPool(2) as pool:
         await asyncio.gather(pool.run(far.nap, 0.1), pool.run(far.nap, 0.1))  # both workers are there

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipapp
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -108,6 +109,72 @@ def test_one_ctrl_c_suffices(tmp_path, function, whom):
         assert all_gone(family)
 
 
+STILL = """
+    import asyncio, time
+    import asyncpar
+    from tests import process_functions as far
+
+    def spin_quietly(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+
+    async def hold():
+        spin_quietly(20)
+
+    async def main():
+        async with asyncpar.InlinePool() as pool:
+            print("ready", flush=True)
+            try:
+                {body}
+            finally:
+                await asyncio.sleep(0.01)
+                print("cleaned up", await pool.run(abs, -1), flush=True)
+
+    if __name__ == "__main__":
+        asyncpar.run(main)
+"""
+
+
+HOLDERS = [
+    "await pool.run(time.sleep, 20)",
+    "time.sleep(20)",
+    "await pool.run(spin_quietly, 20)",
+    "await pool.map(time.sleep, [20, 20])",
+    "await hold()",
+    "await asyncio.create_task(hold())",
+    "task = asyncio.create_task(hold()); await asyncio.sleep(20)",
+    "asyncio.get_running_loop().call_soon(spin_quietly, 20); await asyncio.sleep(20)",
+]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("number", "code", "body"),
+    [(signal.SIGINT, 130, body) for body in HOLDERS] + [(signal.SIGTERM, 143, body) for body in HOLDERS[:2]],
+)
+def test_one_signal_suffices_where_the_loop_stands_still(tmp_path, body, number, code, loop):
+    script = tmp_path / "still.py"
+    script.write_text(dedent(STILL).format(body=body))
+    blocked = "import sys; sys.modules['uvloop'] = None; " if loop == "asyncio" else ""
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{blocked}import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    ) as program:  # fmt: skip
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "ready\n"
+            time.sleep(0.05)
+            begun = time.monotonic()
+            program.send_signal(number)
+            out, errors = program.communicate(timeout=10)
+        finally:
+            program.kill()
+    assert (out, errors) == ("cleaned up 1\n", "")
+    assert program.returncode == code
+    assert time.monotonic() - begun < 8  # not the 20 seconds that the function takes
+
+
 def test_sigterm_ends_the_program_in_order(tmp_path):
     with busy(tmp_path, "spin") as (program, family):
         program.send_signal(signal.SIGTERM)
@@ -122,6 +189,45 @@ def test_workers_go_when_the_program_is_killed(tmp_path):
         program.kill()
         program.wait()
         assert all_gone(family, 2.0)
+
+
+def test_a_kill_in_the_midst_of_work_leaves_nobody_and_nothing_is_said(tmp_path):
+    """Idle workers notice first, and the zygote tells so while nobody listens any more."""
+    script = tmp_path / "half_busy.py"
+    script.write_text(
+        dedent("""
+        import asyncio
+        import asyncpar
+        from tests import process_functions as far
+
+        async def main():
+            async with asyncpar.ProcessPool(4) as pool:
+                await asyncio.gather(*[pool.run(far.nap, 0.05) for _ in range(4)])
+                call = asyncio.create_task(pool.run(far.spin, 20.0))
+                await asyncio.sleep(0.1)
+                print(pool.nursery.process.pid, *pool.pids, flush=True)
+                await call
+
+        if __name__ == "__main__":
+            asyncpar.run(main)
+        """)
+    )
+    for _ in range(8):
+        with subprocess.Popen(
+            [sys.executable, str(script)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
+        ) as program:  # fmt: skip
+            assert program.stdout is not None
+            family = [psutil.Process(int(pid)) for pid in program.stdout.readline().split()]
+            assert len(family) == 5
+            program.kill()
+            try:
+                assert all_gone(family, 2.0)
+            finally:
+                for process in family:
+                    if process.is_running():
+                        process.kill()
+            assert program.communicate(timeout=10) == ("", "")
 
 
 def test_ctrl_c_at_every_moment(tmp_path):
@@ -218,6 +324,30 @@ def test_a_script_without_a_guard_gets_a_clear_error(tmp_path, start):
     assert time.monotonic() - begun < 10
 
 
+@pytest.mark.parametrize(("preload", "times"), [("", 3), ('preload=["__main__"]', 2)])
+def test_a_script_is_run_once_for_all_workers_if_it_is_preloaded(tmp_path, preload, times):
+    done = run(
+        f"""
+        import asyncio, os
+        import asyncpar
+
+        os.write(1, b"imported ")
+
+        def triple(x):
+            return 3 * x
+
+        async def main():
+            async with asyncpar.ProcessPool(2, {preload}) as pool:
+                assert await asyncio.gather(*[pool.run(triple, x) for x in range(2)]) == [0, 3]
+
+        if __name__ == "__main__":
+            asyncpar.run(main)
+        """,
+        tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("imported " * times, "")
+
+
 def test_functions_of_an_interactive_session_are_refused_with_a_way_out(tmp_path):
     done = run(
         """
@@ -240,6 +370,67 @@ def test_functions_of_an_interactive_session_are_refused_with_a_way_out(tmp_path
     assert done.stdout == "6\n"
     assert done.stderr.rstrip().endswith(
         "SerializationError: triple was defined in an interactive session, where workers cannot find it: "
+        "put it in a module, or open the pool with functions='by_value'"
+    )
+
+
+APPLICATION = """
+    import asyncpar
+
+    class Box:
+        def __init__(self, content):
+            self.content = content
+
+    def double(box):
+        return Box(2 * box.content)
+
+    async def main():
+        async with asyncpar.ProcessPool(1{options}) as pool:
+            made = await pool.run(double, Box(3))
+            print(made.content, type(made) is Box, [b.content for b in await pool.map(double, [Box(1), Box(2)])])
+            print((await pool.run(double, asyncpar.share(Box(4)))).content)
+
+    if __name__ == "__main__":
+        asyncpar.run(main)
+"""
+
+
+@pytest.mark.parametrize("kind", ["directory", "archive", "package", "input", "command"])
+def test_programs_of_every_kind_find_their_functions_and_classes(tmp_path, kind):
+    interactive = kind in ("input", "command")
+    code = dedent(APPLICATION).format(options=', functions="by_value"' if interactive else "")
+    application = tmp_path / "application"
+    application.mkdir()
+    (application / "__main__.py").write_text(code)
+    zipapp.create_archive(application, tmp_path / "application.pyz")
+    arguments = {
+        "directory": ["application"],
+        "archive": ["application.pyz"],
+        "package": ["-m", "application"],
+        "input": ["-"],
+        "command": ["-c", code],
+    }[kind]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=code if kind == "input" else "",
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+        timeout=20,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("6 True [2, 4]\n8\n", "")
+
+
+def test_functions_that_came_by_standard_input_are_refused_with_a_way_out(tmp_path):
+    code = dedent(APPLICATION).format(options="")
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=code, capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.stderr.rstrip().endswith(
+        "SerializationError: double was defined in an interactive session, where workers cannot find it: "
         "put it in a module, or open the pool with functions='by_value'"
     )
 

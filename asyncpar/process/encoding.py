@@ -11,6 +11,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from asyncpar.errors import SerializationError, describe
+from asyncpar.process.options import main_location
 from asyncpar.sharing import Shared
 
 HEAVY = 1 << 20
@@ -115,9 +116,7 @@ def refuse_local(function: Any) -> None:
 def picklable_by_name(function: Any) -> None:
     """Refuse functions of an interactive session: their name leads nowhere in a worker."""
     inner = getattr(function, "func", function)
-    main = sys.modules.get("__main__")
-    unnamed = getattr(getattr(main, "__spec__", None), "name", None) is None
-    if getattr(inner, "__module__", None) == "__main__" and not getattr(main, "__file__", None) and unnamed:
+    if getattr(inner, "__module__", None) == "__main__" and main_location() is None:
         raise SerializationError(
             f"{getattr(inner, '__qualname__', inner)} was defined in an interactive session, where workers cannot "
             "find it: put it in a module, or open the pool with functions='by_value'"

@@ -43,7 +43,7 @@ class Nursery:
         self.on_lost = on_lost
         self.places: dict[int, Any] = {}  # slot -> place
         self.region_live: dict[int, dict[int, int]] = {}  # slot -> offset -> size class
-        self.failure: BaseException | None = None
+        self.failure: BrokenPoolError | None = None
         self.closing = False
         self._data = b""
         self._out: deque[tuple[bytes, list[int]]] = (

@@ -13,6 +13,7 @@ from asyncpar.errors import UnsupportedError
 
 
 def check(
+    initializer: object,
     workers: int | None,
     start: str,
     memory_limit: int | None,
@@ -23,6 +24,10 @@ def check(
     functions: str,
 ) -> None:
     """Refuse what makes no sense, at the call that said it."""
+    if initializer is not None and not callable(initializer):
+        raise TypeError(
+            f"initializer= must be callable, not {type(initializer).__name__}: pass the function itself"
+        )
     _positive("workers", workers)
     _positive("memory_limit", memory_limit)
     _positive("max_calls", max_calls)
@@ -53,21 +58,25 @@ def program() -> dict[str, Any]:
     # Workers know the user's script by this name, and so what they send back from it.
     sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
     return {
-        "main": _main_location(),
+        "main": main_location(),
         "path": list(sys.path),
         "argv": list(sys.argv),
         "flags": subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
     }
 
 
-def _main_location() -> tuple[str, str] | None:
-    """Where a worker finds the user's script: as multiprocessing's spawn does it."""
+def main_location() -> tuple[str, str] | None:
+    """Where a worker finds the user's script: a module's name, or a path. ``None`` for an interactive session."""
     main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name:
-        return "module", spec.name
+    name = getattr(getattr(main, "__spec__", None), "name", None)
     path = getattr(main, "__file__", None)
-    return ("path", os.path.abspath(path)) if path else None
+    if name == "__main__" and path:  # of a directory or a zip archive, which is found by its own path
+        return "path", os.path.dirname(os.path.abspath(path))
+    if name:
+        return "module", name
+    if not path or path.startswith("<"):  # <stdin>
+        return None
+    return "path", os.path.abspath(path)
 
 
 class Context:

@@ -34,6 +34,7 @@ from asyncpar.process.layout import (
     STAR,
     TIMED,
 )  # fmt: skip
+from asyncpar.process.options import main_location
 
 if TYPE_CHECKING:
     from asyncpar.pool import Call
@@ -78,6 +79,7 @@ class Packing:
     def __init__(self, functions: str) -> None:
         self.by_value = functions == "by_value"
         self.dump: Dump = by_value() if self.by_value else pickle.dumps
+        self.session = self.by_value and main_location() is None
         self.numbers = 0  # functions so far
         self.constants: dict[int, bytes] = {}
         self.freed: deque[tuple[int, int]] = deque()  # slot and offset of results that nobody reads any more
@@ -250,6 +252,10 @@ class Packing:
     def _pack(self, packer: Packer, value: Any, shared: list[Any]) -> tuple[bytes, list[int]]:
         """Pickle arguments, and the constants among them, which come to be in ``shared``."""
         try:
+            if (
+                self.session
+            ):  # its classes have names that lead nowhere in a worker, and plain pickle would use
+                packer = Packer(packer.arena, self.dump)
             blob, refs = packer.pack(value)
         except Exception:  # whatever plain pickle could not do, cloudpickle is to try
             if not self.by_value:

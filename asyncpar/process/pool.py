@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import pickle
@@ -19,7 +20,9 @@ from asyncpar.errors import (
     BrokenPoolError,
     MemoryLimitError,
     NestedPoolError,
+    UnsupportedError,
     WorkerLostError,
+    fresh,
     signal_name,
 )  # fmt: skip
 from asyncpar.feed import LONG_SECONDS
@@ -27,7 +30,7 @@ from asyncpar.pool import KNOWN_FUNCTIONS, Call, Pool
 from asyncpar.process import options, transit
 from asyncpar.process.encoding import dump_yielding, explain, heavy, refuse_local
 from asyncpar.process.layout import BUSY, INLINE, OUT_OF_BAND, PLAIN, READY, SEQ, SINCE
-from asyncpar.process.nursery import Nursery
+from asyncpar.process.nursery import SPARE_SLOTS, Nursery
 from asyncpar.process.packing import Packing, Snapshot
 from asyncpar.process.place import Place
 
@@ -43,6 +46,7 @@ HOT_SECONDS = 200e-6
 START_TRIES = 5
 SETTLED_SECONDS = 1.0
 """A worker that has been ready for this long did not die of its start."""
+GONE = "what lived in it is gone: open the actor or the stream again"
 log = logging.getLogger("asyncpar")
 
 
@@ -91,7 +95,17 @@ class ProcessPool(Pool):
     ) -> None:
         if workers is None:
             workers = usable_cpus()
-        options.check(workers, start, memory_limit, max_calls, threads_per_worker, grace, preload, functions)
+        options.check(
+            initializer,
+            workers,
+            start,
+            memory_limit,
+            max_calls,
+            threads_per_worker,
+            grace,
+            preload,
+            functions,
+        )
         super().__init__(workers)
         self.grace, self.max_calls, self.threads = grace, max_calls, threads_per_worker
         self.memory_limit = memory_limit
@@ -129,6 +143,17 @@ class ProcessPool(Pool):
             )
         buffer = bytearray(RECEIVE)
         self.buffers, self.view = [buffer], memoryview(buffer)
+        try:
+            self._start_workers()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise BrokenPoolError(
+                f"no {type(self).__name__} with workers={self.workers} can be opened: {error}. Each worker takes two "
+                "descriptors: raise the limit of open files of this program (ulimit -n), or take fewer workers"
+            ) from error
+
+    def _start_workers(self) -> None:
         if self.owner is None:
             nursery = Nursery(self.workers, self.settings, self.threads, self._zygote_lost)
             nursery.open()
@@ -140,8 +165,9 @@ class ProcessPool(Pool):
     def _start_worker(self) -> Place:
         slots = self.nursery.slots
         if not slots:
-            raise BrokenPoolError(
-                f"this pool has {self.nursery.total} workers, actors and streams: close some first"
+            raise UnsupportedError(
+                f"a ProcessPool has at most {SPARE_SLOTS} actors, streams and workers that are being replaced at a time: "
+                "close some first, or open another pool for more"
             )
         return Place(self, slots.pop())
 
@@ -346,6 +372,9 @@ class ProcessPool(Pool):
     def _refuse(cls, function: Callable[..., Any]) -> None:
         refuse_local(function)
 
+    def _check_function(self, function: Callable[..., Any]) -> None:
+        self.packing.dump_function(function)
+
     def _drop(self, call: Call) -> None:
         self.packing.free(call.lends)
         call.lends = ()
@@ -484,6 +513,8 @@ class ProcessPool(Pool):
 
     def _replace(self) -> None:
         """Another worker takes the place of one that has gone or is to go."""
+        if self.heir is None and not self.nursery.slots:
+            return  # actors and streams have them all; the one that is to go leaves its own
         try:
             self.places.append(self.heir or self._start_worker())
         except OSError as error:
@@ -502,15 +533,15 @@ class ProcessPool(Pool):
                     f"worker {place.pid} used {over:,} bytes while it ran {label}, over memory_limit="
                     f"{self.memory_limit:,}, and was killed; raise the limit or give the call less to do at a time"
                 )
-            return WorkerLostError.from_status(
-                place.pid or 0, number, exitcode if number is None else None, label
-            )
+            code = exitcode if number is None else None
+            again = GONE if self.owner is not None else None
+            return WorkerLostError.from_status(place.pid or 0, number, code, label, again)
 
         link = place.link
         while link.heavy is not None:
             link.resume(*link.load(link.heavy, True))
         running = link.lost(error)
-        self._lost += running
+        (self.owner or self)._lost += running
         for chunk in link.ended:
             self.vacate(chunk)
         link.ended.clear()
@@ -522,6 +553,9 @@ class ProcessPool(Pool):
             self.heir = None
         self.nursery.released(place.slot)
         if place not in self.places:
+            if self._state == "open" and self.owner is None and len(self.places) < self.workers:
+                self._replace()
+                self.pump()
             return
         self.places.remove(place)
         self._heal(place, exitcode, running)
@@ -534,15 +568,17 @@ class ProcessPool(Pool):
         how = f"was killed by {signal_name(-exitcode)}" if exitcode < 0 else f"exited with code {exitcode}"
         if self.owner is not None:
             self._break(
-                WorkerLostError(f"worker {place.pid} {how}, and what lived in it is gone", pid=place.pid),
+                WorkerLostError(f"worker {place.pid} {how}, and {GONE}", pid=place.pid),
                 None,
             )
-        elif self.deaths >= START_TRIES or self.nursery.failure is not None:
+        elif self.nursery.failure is not None:
+            self._break(self.nursery.failure, None)
+        elif self.deaths >= START_TRIES:
             self._break(
                 BrokenPoolError(
                     f"{self.deaths} workers in a row died at start, the last {how}; see stderr for what they said"
                 ),
-                self.nursery.failure,
+                None,
             )
         elif self.broken is None:
             self._replace()
@@ -555,7 +591,7 @@ class ProcessPool(Pool):
     async def _recover(self) -> None:
         exitcode = await self.nursery.ended()
         if self.nursery.failure is not None:
-            self._break(BrokenPoolError(str(self.nursery.failure)), self.nursery.failure)
+            self._break(self.nursery.failure, None)
             return
         log.warning("the process that makes workers ended with code %s; starting another", exitcode)
         self.deaths += 1
@@ -579,19 +615,19 @@ class ProcessPool(Pool):
         for chunk in running:
             if not chunk.finished:
                 left = len(chunk.items) - chunk.done
-                chunk.deliver([None] * left, dict.fromkeys(range(left), error))
+                chunk.deliver([None] * left, {i: fresh(error) for i in range(left)})
         for place in self._everyone():
             place.link.abandon()
             place.signal(signal.SIGKILL)  # what runs there is for nobody
         for call in list(self._queue.calls):
-            call.end(None, error)
+            call.end(None, fresh(error))
         self._queue.calls.clear()
         for results in list(self._maps):
-            results._pool_failed(error)
+            results._pool_failed(fresh(error))
 
     def _check_open(self) -> None:
         if self.broken is not None:
-            raise self.broken
+            raise fresh(self.broken)
         super()._check_open()
 
     @property

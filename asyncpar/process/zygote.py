@@ -40,6 +40,15 @@ class Zygote:
         os.set_blocking(self.wake_write, False)
 
     def serve(self) -> NoReturn:
+        try:
+            self.run()
+        except BaseException:  # a mistake of ours, or no process can be made: workers must not stay behind
+            import traceback
+
+            traceback.print_exc()
+            self.leave(1)
+
+    def run(self) -> NoReturn:
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         limit = self.settings["memory_limit"]
@@ -55,17 +64,25 @@ class Zygote:
                 self.receive()
 
     def receive(self) -> None:
-        header, fds, _, _ = socket.recv_fds(self.control, LENGTH.size, 2)
-        if not header:
+        try:
+            header, fds, _, _ = socket.recv_fds(self.control, LENGTH.size, 2)
+            if not header:
+                self.leave()
+            header += self.read(LENGTH.size - len(header))
+            data = self.read(*LENGTH.unpack(header))
+        except OSError:  # the user's process has gone and left unread what was told to it
             self.leave()
-        while len(header) < LENGTH.size:
-            header += self.control.recv(LENGTH.size - len(header))
-        (size,) = LENGTH.unpack(header)
-        data = b""
-        while len(data) < size:
-            data += self.control.recv(size - len(data))
         slot, settings = pickle.loads(data)
         self.spawn(slot, fds[0], fds[1], settings)
+
+    def read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = self.control.recv(size - len(data))
+            if not part:
+                self.leave()
+            data += part
+        return data
 
     def spawn(self, slot: int, read_fd: int, write_fd: int, settings: dict[str, Any]) -> None:
         if self.settings["start"] == "spawn":
@@ -139,12 +156,12 @@ class Zygote:
         except OSError:
             self.leave()
 
-    def leave(self) -> NoReturn:
+    def leave(self, code: int = 0) -> NoReturn:
         for pid in self.children:
             os.kill(pid, signal.SIGKILL)
         for pid in self.children:
             os.waitpid(pid, 0)
-        os._exit(0)
+        os._exit(code)
 
 
 def _bootstrap(code: str) -> str:
@@ -181,7 +198,10 @@ def main(control_fd: int) -> NoReturn:
 def _receive_exactly(control: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        part = control.recv(size - len(data))
+        try:
+            part = control.recv(size - len(data))
+        except OSError:  # the user's process has gone
+            part = b""
         if not part:
             os._exit(0)
         data += part

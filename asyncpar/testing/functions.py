@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 
@@ -179,9 +179,27 @@ def count(n: int) -> Iterator[int]:
     yield from range(n)
 
 
+async def count_async(path: str, n: int) -> AsyncIterator[int]:
+    """The numbers below ``n``, from an async generator; the last line of the file is ``closed``."""
+    import asyncio
+
+    try:
+        for i in range(n):
+            await asyncio.sleep(0)
+            yield i
+    finally:
+        await asyncio.to_thread(mark, path, "closed")
+
+
 def count_and_fail(n: int) -> Iterator[int]:
     yield from range(n)
     raise ValueError("the stream broke")
+
+
+async def count_and_fail_async(n: int) -> AsyncIterator[int]:
+    for i in range(n):
+        yield i
+    raise ContractError(n, reason="the stream broke")
 
 
 def count_and_mark(path: str) -> Iterator[int]:

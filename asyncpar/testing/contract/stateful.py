@@ -7,7 +7,7 @@ from pathlib import Path
 
 import asyncpar
 from asyncpar.testing import functions as f
-from asyncpar.testing.contract.base import Contract, raises
+from asyncpar.testing.contract.base import Contract, raises, until
 from asyncpar.testing.traces import assert_nothing_left
 
 
@@ -90,6 +90,40 @@ class StatefulContract(Contract):
                 async for x in pool.stream(f.count_and_fail, 5):
                     got.append(x)
         assert got == [0, 1, 2, 3, 4]
+
+    async def test_a_stream_of_an_async_generator(self, tmp_path: Path) -> None:
+        self.need(self.stateful and self.shares_files, "streams")
+        path = str(tmp_path / "marks")
+        async with self.make_pool() as pool:
+            assert [x async for x in pool.stream(f.count_async, path, 1000)] == list(range(1000))
+            assert f.lines(path) == ["closed"]
+            async with pool.stream(f.count_async, path, n=10**9, limit=4) as stream:
+                assert [await anext(stream) for _ in range(10)] == list(range(10))
+            assert f.lines(path) == ["closed"] * 2
+            got = []
+            with raises(f.ContractError, "the stream broke") as caught:
+                async for x in pool.stream(f.count_and_fail_async, 5):
+                    got.append(x)
+            assert (got, caught.value.code) == ([0, 1, 2, 3, 4], 5)
+
+    async def test_a_stream_left_early_closes_its_generator(self, tmp_path: Path) -> None:
+        self.need(self.stateful and self.shares_files, "streams")
+        path = str(tmp_path / "marks")
+        async with self.make_pool() as pool:
+            async for got in pool.stream(f.count_and_mark, path, limit=4):
+                if got == 10:
+                    break
+            await until(lambda: f.lines(path)[-1] == "closed")
+
+    async def test_closing_the_pool_closes_the_generators_of_its_streams(self, tmp_path: Path) -> None:
+        self.need(self.stateful and self.shares_files, "streams")
+        paths = [str(tmp_path / name) for name in ("left", "held")]
+        async with self.make_pool() as pool:
+            held = pool.stream(f.count_and_mark, paths[1], limit=4)
+            assert await anext(held) == 0
+            async for _ in pool.stream(f.count_and_mark, paths[0], limit=4):
+                break
+        assert [f.lines(path)[-1] for path in paths] == ["closed", "closed"]
 
     async def test_a_stream_runs_ahead_by_no_more_than_its_limit(self, tmp_path: Path) -> None:
         self.need(self.stateful and self.shares_files, "streams")
