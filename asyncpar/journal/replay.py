@@ -177,17 +177,18 @@ class ReplayReader:
 
     @property
     def exhausted(self) -> bool:
+        """Whether there is nothing more to come. What the engine may not have yet, since the disk is slow, is to come."""
         ended = self._halted or (self.source.exhausted and not self.source.ready())
-        return ended and not self._looking
+        return ended and not self._looking and (not self._missing or not self.session.full)
 
     def ready(self) -> bool:
-        return bool(self._missing)
+        return bool(self._missing) and not self.session.full
 
     def one(self) -> Any:
-        return self._missing.popleft() if self._missing else NOTHING
+        return self._missing.popleft() if self.ready() else NOTHING
 
     def read(self, n: int) -> list[Any]:
-        missing = self._missing
+        missing = self._missing if self.ready() else deque[Any]()
         pairs = [missing.popleft() for _ in range(min(n, len(missing)))]
         self.keys = [key for _, key in pairs]
         return [item for item, _ in pairs]
@@ -201,6 +202,12 @@ class ReplayReader:
             room = min(self.window.room(), BATCH)
             if self._halted or room <= 0 or self.session.full or not self._look_up(self.source.read(room)):
                 break
+
+    def resume(self) -> None:
+        """Less waits to be written than before."""
+        self.room_again()
+        if self._missing and not self._halted:
+            self._on_items()
 
     def _source_moved(self) -> None:
         self.room_again()
@@ -382,7 +389,7 @@ class JournaledMap:
         return self.session.durable
 
     def _drained(self) -> None:
-        self.reader.room_again()
+        self.reader.resume()
         if self._flushing:
             self.changed()
 

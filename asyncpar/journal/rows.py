@@ -98,8 +98,10 @@ def check_path(path: Path) -> None:
         raise JournalError(f"there is no journal {path}")
 
 
-def connect(path: Path, *, write: bool = False) -> sqlite3.Connection:
+def connect(path: Path, *, write: bool = False, damaged: bool = False) -> sqlite3.Connection:
     """An open journal. A writer makes the file if it is not there; readers may be many, beside a writer too.
+
+    :param damaged: read a file whose end is missing, too
 
     :raises JournalError: it is no journal, of a newer format, or cannot be opened
     """
@@ -113,6 +115,8 @@ def connect(path: Path, *, write: bool = False) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise problem(path, error) from error
     try:
+        if damaged:
+            connection.execute("PRAGMA writable_schema = ON")  # it is read only; but SQLite checks less then
         _check_format(connection, path, write=write)
         if write:
             # A commit is safe from the death of the process at once, and from that of the machine after a checkpoint.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("asyncpar")
 
 BACKLOG_ROWS = 2 * BATCH_ROWS
+"""When so many results wait to be written, no call is started: what a crash can cost stays small on a slow disk, too."""
 BACKLOG_BYTES = 64 << 20
 MOST_BYTES = 1_000_000_000 - 8192
 """What SQLite takes in one row."""

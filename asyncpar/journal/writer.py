@@ -27,7 +27,9 @@ from asyncpar.journal.identity import Identity, changes
 from asyncpar.journal.locking import Lock
 from asyncpar.process.encoding import heavy
 
-BATCH_ROWS = 1000
+BATCH_ROWS = 500
+"""A commit holds no more than about so many results, so that with those that come meanwhile (`session.BACKLOG_ROWS`)
+less than 1,000 wait to be written."""
 BATCH_SECONDS = 0.05
 STATEMENT_ROWS = 100
 """Rows in one INSERT, keys in one SELECT. Older SQLite takes 999 parameters."""
