@@ -165,20 +165,18 @@ class _Parts:
             self._bind("the callable object", "", _reduced(call))
 
     def _bind(self, what: str, prefix: str, value: Any) -> None:
-        if callable(value) and not isinstance(value, type):
+        self.bound.append(encode(what))
+        if not callable(value) or isinstance(value, type) or _by_content(value):
+            self.bound.append(self._content(what, value))
+            self.shown.append(f"{prefix}{describe(value, 30)}")
+        elif id(value) not in self._seen:
             inner = _Parts(strict=self.strict)
             inner._seen = self._seen
-            if id(value) not in self._seen and not _by_content(value):
-                inner.add(value)
-                self.bound += [encode(inner.name), *inner.bound]
-                self.code += inner.code
-                self.defaults += inner.defaults
-                self.shown.append(f"{prefix}{inner.name}")
-            elif _by_content(value):
-                self.bound.append(encode(value))
-            return
-        self.bound.append(self._content(what, value))
-        self.shown.append(f"{prefix}{describe(value, 30)}")
+            inner.add(value)
+            self.bound += [encode(inner.name), *inner.bound]
+            self.code += inner.code
+            self.defaults += inner.defaults
+            self.shown.append(f"{prefix}{inner.name}")
 
     def _content(self, what: str, value: Any) -> bytes:
         value = getattr(value, "value", value) if type(value).__name__ == "Shared" else value

@@ -157,6 +157,8 @@ class ReplayReader:
         self._paired = paired
         self._missing: deque[tuple[Any, Key]] = deque()
         self._looking = 0
+        # What results weigh is known only when some are there: batches grow, where bytes are counted.
+        self._batch = BATCH if window.limit_bytes is None else 1
         self._halted = False  # at an item without a key, or by the end of the map
         self._cut = False  # what was looked up behind such an item is dropped
         self._error: BaseException | None = None
@@ -179,7 +181,7 @@ class ReplayReader:
     def exhausted(self) -> bool:
         """Whether there is nothing more to come. What the engine may not have yet, since the disk is slow, is to come."""
         ended = self._halted or (self.source.exhausted and not self.source.ready())
-        return ended and not self._looking and (not self._missing or not self.session.full)
+        return ended and not self._looking and not (self._missing and self.session.full)
 
     def ready(self) -> bool:
         return bool(self._missing) and not self.session.full
@@ -198,8 +200,9 @@ class ReplayReader:
         room_again = getattr(self.source, "room_again", None)
         if room_again is not None:
             room_again()
-        while self._looking < AHEAD and len(self._missing) < BATCH and self.source.ready():
-            room = min(self.window.room(), BATCH)
+        ahead = AHEAD if self._batch == BATCH else 1
+        while self._looking < ahead and len(self._missing) < BATCH and self.source.ready():
+            room = min(self.window.room(), self._batch)
             if self._halted or room <= 0 or self.session.full or not self._look_up(self.source.read(room)):
                 break
 
@@ -239,6 +242,7 @@ class ReplayReader:
     def _looked(self, items: list[Any], looked: Looked) -> None:
         """The answer, on the loop."""
         self._looking -= 1
+        self._batch = min(4 * self._batch, BATCH)
         values = [] if self._cut else looked.values
         self.window.read -= len(items) - len(values)
         self.session.damaged += looked.damaged

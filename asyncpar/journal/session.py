@@ -51,6 +51,7 @@ class Session:
         """
         opened: asyncio.Future[None] = self.loop.create_future()
         self.writer.put(partial(self._know, opened))
+        self.writer.on_exit.append(self._ship)
         try:
             await opened
         except BaseException:  # cancelled, too
@@ -197,6 +198,8 @@ class Session:
         if self._closed is None:
             self._closed = self.loop.create_future()
             self._ship()
+            if self._ship in self.writer.on_exit:
+                self.writer.on_exit.remove(self._ship)
             self.writer.put(self.writer.commit)
             self.writer.put(self._forget)
             self.journal._release(self.writer, partial(self._post, _answer, self._closed, None))

@@ -64,6 +64,7 @@ class Writer:
         self.failure: JournalError | None = None
         self.on_failure: list[Callable[[JournalError], None]] = []
         self.on_end: list[Callable[[], None]] = []
+        self.on_exit: list[Callable[[], None]] = []
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._connection: sqlite3.Connection
         self._pending: list[rows.Row] = []
@@ -89,6 +90,8 @@ class Writer:
 
     def finish(self) -> None:
         """Commit and end, now: for a program that ends."""
+        for ship in self.on_exit:
+            ship()
         self.close()
         self._thread.join(10.0)
 
