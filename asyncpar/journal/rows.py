@@ -114,6 +114,7 @@ def connect(path: Path, *, write: bool = False, damaged: bool = False) -> sqlite
         )  # fmt: skip
     except sqlite3.Error as error:
         raise problem(path, error) from error
+    connection.text_factory = _text
     try:
         if damaged:
             connection.execute("PRAGMA writable_schema = ON")  # it is read only; but SQLite checks less then
@@ -132,6 +133,11 @@ def connect(path: Path, *, write: bool = False, damaged: bool = False) -> sqlite
         connection.close()
         raise
     return connection
+
+
+def _text(data: bytes) -> str:
+    """A damaged row may say of any bytes that they are text."""
+    return data.decode(errors="replace")
 
 
 def _check_format(connection: sqlite3.Connection, path: Path, *, write: bool) -> None:

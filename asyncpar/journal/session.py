@@ -54,8 +54,10 @@ class Session:
         self.writer.on_exit.append(self._ship)
         try:
             await opened
-        except BaseException:  # cancelled, too
+        except BaseException as error:  # cancelled, too
             self.drop()
+            if isinstance(error, JournalError) and self._closed is not None:
+                await self._closed  # nothing of the attempt is left
             raise
 
     def _know(self, opened: asyncio.Future[None]) -> None:
