@@ -1,7 +1,8 @@
 """Jobs that are killed: a process that has imported everything forks one for each line that it reads.
 
-A line has four words: the journal, a log, where to run (loop, thread, process), and how many items. The job appends a byte
-to the log for each result that it was given. Answers: the job's process id, and its status when it has ended.
+A line has four words: the journal, a log, where to run (loop, thread, process), and how many items. The job appends the
+number of each result that it was given to the log. The answer is the job's process id, and to the next line, which is
+empty, its status when it has ended.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def main() -> None:
             finally:
                 os._exit(status)
         print(pid, flush=True)
+        sys.stdin.readline()  # until then its number is its own
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 

@@ -79,7 +79,7 @@ async def test_a_full_disk(small_disk):
     cancelled.clear()
     got = []
     with pytest.raises(JournalError, match=r"disk is full; make room and run again: what it holds is used"):
-        async for value in asyncpar.map(nap_at_seven, range(10**6), limit=20_000, ordered=False, journal=path):
+        async for value in asyncpar.map(nap_at_seven, range(10**6), limit=2_000, ordered=False, journal=path):
             got.append(value)
     assert cancelled == [7]
     assert set(got) <= set(map(right, range(len(got) + 100)))
@@ -114,7 +114,7 @@ asyncio.run(main())
 """
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", program], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
     )
     assert done.stderr == ""
     assert "run.journal cannot be used: " in done.stdout
