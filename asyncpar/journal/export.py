@@ -6,8 +6,8 @@ import base64
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -106,8 +106,9 @@ def plain(value: Any) -> Any:
         return base64.b64encode(value).decode()
     if hasattr(value, "tolist"):  # NumPy's arrays and scalars
         return plain(value.tolist())
-    if isinstance(value, (bool, int, float, str)):  # enums and the like
-        return plain(value.value) if hasattr(value, "value") else type(value).__mro__[-2](value)
+    for kind in (int, float, str):  # enums that are numbers or text, and the like
+        if isinstance(value, kind):
+            return kind(value)
     return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
 
 
