@@ -19,9 +19,11 @@ class Engine(Protocol):
 
     window: Any
     reader: Any
-    in_flight: set[Any]
-    retried: int
 
+    @property
+    def in_flight(self) -> set[Any]: ...
+    @property
+    def retried(self) -> int: ...
     def start(self) -> None: ...
     def moved(self) -> None: ...
     def complete(self) -> bool: ...
@@ -267,7 +269,14 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
         if self._closed:  # what was stopped has no outcome, and what was not taken is gone
             in_flight, unread = (in_flight if self._engine.in_flight else 0), 0
         return ResultsStatistics(
-            window.read, window.finished, taken, in_flight, unread, self._engine.retried, window.limit, window.hits
+            window.read,
+            window.finished,
+            taken,
+            in_flight,
+            unread,
+            self._engine.retried,
+            window.limit,
+            window.hits,
         )
 
 

@@ -162,7 +162,9 @@ async def test_an_item_without_a_key(path):
     count = Counted()
     source = iter([1, 2, object(), *range(5000)])
     with pytest.raises(JournalError, match=r"an item of type object cannot be found again .* pass key="):
-        async with asyncpar.map(count.square, source, limit=2000, journal=Journal(path, version=1)) as results:
+        async with asyncpar.map(
+            count.square, source, limit=2000, journal=Journal(path, version=1)
+        ) as results:
             assert await taken(results, 2) == [1, 4]
             await anext(results)
     assert count.calls == [1, 2]
@@ -424,7 +426,11 @@ async def test_one_file_holds_many_functions(path):
 def _check_reading(path):
     with Journal(path) as journal:
         assert len(journal) == 12
-        assert {result.function for result in journal} == {"job.f", f"{__name__}.double", "builtins.int.__mul__"}
+        assert {result.function for result in journal} == {
+            "job.f",
+            f"{__name__}.double",
+            "builtins.int.__mul__",
+        }
         assert journal.get(double, 2) == 4
         assert journal.get(double, 9) is None
         assert journal.get(int.__mul__, (2, 2)) == 4
@@ -458,7 +464,10 @@ async def test_two_maps_at_once_share_a_journal(path):
 
 async def test_two_maps_at_once_on_one_path(path):
     async with asyncpar.map(double, range(3), journal=path):
-        with pytest.raises(JournalError, match=r"in use by another map of this program: give both maps one asyncpar.Journal\("):
+        with pytest.raises(
+            JournalError,
+            match=r"in use by another map of this program: give both maps one asyncpar.Journal\(",
+        ):
             await asyncpar.map(double, range(3), journal=path)
 
 
@@ -491,7 +500,7 @@ async def test_reading_while_a_map_writes(path):
 def test_reading_needs_the_block(path):
     with pytest.raises(JournalError, match="there is no journal"), Journal(path):
         pass
-    with pytest.raises(JournalError, match="use it inside 'with asyncpar.Journal"):
+    with pytest.raises(JournalError, match=r"use it inside 'with asyncpar.Journal"):
         len(Journal(path))
     assert bool(Journal(path))
     assert repr(Journal(path)) == f"Journal({str(path)!r})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import enum
 import json
 import os
@@ -209,7 +209,11 @@ def test_parquet(path, tmp_path):
     table = parquet.read_table(tmp_path / "run.parquet")
     assert table.column_names == ["function", "item", "value"]
     assert table.to_pylist() == [
-        {"function": "job.f", "item": x, "value": {"half": x / 2, "names": ["a"] * x, "none": None if x else 1}}
+        {
+            "function": "job.f",
+            "item": x,
+            "value": {"half": x / 2, "names": ["a"] * x, "none": None if x else 1},
+        }
         for x in range(3)
     ]
 
@@ -217,7 +221,10 @@ def test_parquet(path, tmp_path):
 def test_parquet_of_types_that_do_not_go_together(path, tmp_path):
     pytest.importorskip("pyarrow")
     fill(path, "async def f(x): return x if x else 'nothing'", range(3))
-    with Journal(path) as journal, pytest.raises(JournalError, match="types that do not go together.*export to .jsonl"):
+    with (
+        Journal(path) as journal,
+        pytest.raises(JournalError, match=r"types that do not go together.*export to .jsonl"),
+    ):
         journal.export(tmp_path / "run.parquet")
     assert not (tmp_path / "run.parquet").exists()
 
@@ -249,7 +256,9 @@ def test_results_of_classes_that_are_not_here(path, tmp_path):
     done = command("export", path)
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 2
-    assert done.stderr.startswith("2 results written\n1 left out: damaged, or of classes that cannot be imported here")
+    assert done.stderr.startswith(
+        "2 results written\n1 left out: damaged, or of classes that cannot be imported here"
+    )
     with Journal(path) as journal, pytest.raises(JournalError, match="its classes must be importable here"):
         list(journal)
 
@@ -279,7 +288,7 @@ class Box:
         (None, None), (True, True), (1, 1), (1.5, 1.5), ("é", "é"), ((1, [2]), [1, [2]]), ({1: {2}}, {"1": [2]}), (b"\xff", "/w=="),
         (Point(1, 2.0), {"x": 1, "y": 2.0}), (Box("a", Point(1, 2.0)), {"name": "a", "at": {"x": 1, "y": 2.0}}),
         (np.arange(3), [0, 1, 2]), (np.float64(1.5), 1.5), (Colour.RED, "Colour.RED"), (Level.LOW, 1),
-        (datetime.date(2020, 1, 2), "2020-01-02"), (pathlib.Path("a/b"), "a/b"), (uuid.UUID(int=1), str(uuid.UUID(int=1))),
+        (dt.date(2020, 1, 2), "2020-01-02"), (pathlib.Path("a/b"), "a/b"), (uuid.UUID(int=1), str(uuid.UUID(int=1))),
         (Decimal("1.50"), "1.50"), (range(2), [0, 1]), (1j, "1j"),
     ],
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
@@ -30,7 +30,9 @@ PLAIN = (
     | st.dates() | st.datetimes() | st.timedeltas() | st.decimals(allow_nan=False) | st.fractions() | st.uuids()
 )  # fmt: skip
 HASHABLE = st.recursive(
-    PLAIN, lambda inner: st.lists(inner, max_size=4).map(tuple) | st.frozensets(inner, max_size=4), max_leaves=8
+    PLAIN,
+    lambda inner: st.lists(inner, max_size=4).map(tuple) | st.frozensets(inner, max_size=4),
+    max_leaves=8,
 )
 VALUES = st.recursive(
     HASHABLE,
@@ -115,13 +117,13 @@ class Other:
     steps: int = 3
 
 
-DIFFERENT = [
+DIFFERENT = [  # naive times are items, too
     None, True, False, 1, 0, 1.0, 0.0, -0.0, float("nan"), float("inf"), 1j, "1", "", b"1", b"", bytearray(b"1"), (1,), [1], {1},
     frozenset({1}), {1: 1}, {}, (), [], ((),), ..., range(3), Colour.RED, Colour.BLUE, Tint.RED, Mode.READ, Mode.READ | Mode.WRITE,
     Point(1, 2), (1, 2), Config("a"), Config("b"), Other("a"), decimal.Decimal(1), decimal.Decimal("1.0"), fractions.Fraction(1),
-    pathlib.Path("a"), "a", pathlib.PureWindowsPath("a"), uuid.UUID(int=1), datetime.date(2020, 1, 1), datetime.datetime(2020, 1, 1),
-    datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), datetime.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
-    datetime.time(1), datetime.timedelta(1), datetime.datetime(2020, 1, 1, fold=1),
+    pathlib.Path("a"), "a", pathlib.PureWindowsPath("a"), uuid.UUID(int=1), dt.date(2020, 1, 1), dt.datetime.fromisoformat("2020-01-01"),
+    dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
+    dt.time(1), dt.timedelta(1), dt.datetime.fromisoformat("2020-01-01").replace(fold=1),
     np.float64(1), np.int64(1), np.bool_(True), np.array([1.0]), np.array([1]), np.array([[1]]), np.array([], dtype=np.int8),
     np.array(["1"]), np.array(1), np.datetime64("2020-01-01"),
 ]  # fmt: skip
@@ -135,7 +137,11 @@ def test_what_differs_has_another_key():
 def test_the_same_array_has_the_same_key():
     """However it lies in memory."""
     array = np.arange(12.0).reshape(3, 4)
-    assert encode(array) == encode(np.asfortranarray(array)) == encode(np.arange(24.0).reshape(3, 8)[:, :4] * 0 + array)
+    assert (
+        encode(array)
+        == encode(np.asfortranarray(array))
+        == encode(np.arange(24.0).reshape(3, 8)[:, :4] * 0 + array)
+    )
     assert encode(array) != encode(array.T)
     assert encode(array) != encode(array.astype("f4"))
     assert encode(range(0, 5, 2)) == encode(range(0, 6, 2))
@@ -217,8 +223,14 @@ def test_comments_docstrings_annotations_and_place_do_not_count():
         ("def f(x, n=2):\n    return list(x + i for i in range(n))", "its code changed since"),
         ("def f(x, m=2):\n    return [x + i for i in range(m)]", "its code changed since"),
         ("async def f(x, n=2):\n    return [x + i for i in range(n)]", "its code changed since"),
-        ("def f(x, n=3):\n    return [x + i for i in range(n)]", "the defaults of its parameters changed since"),
-        ("def f(x, n=True):\n    return [x + i for i in range(n)]", "the defaults of its parameters changed since"),
+        (
+            "def f(x, n=3):\n    return [x + i for i in range(n)]",
+            "the defaults of its parameters changed since",
+        ),
+        (
+            "def f(x, n=True):\n    return [x + i for i in range(n)]",
+            "the defaults of its parameters changed since",
+        ),
     ],
 )
 def test_what_a_function_does_counts(source, words):
@@ -235,7 +247,10 @@ def test_another_python_is_told_from_other_code():
 def test_a_version_stands_for_the_code():
     one, two = made("def f(x): return x"), made("def f(x): return -x")
     assert identify(one, "2", None) == identify(two, "2", None)
-    assert changes({"version": "1"}, {"version": "2"}) == "they are of version '1', and this map asks for version '2'"
+    assert (
+        changes({"version": "1"}, {"version": "2"})
+        == "they are of version '1', and this map asks for version '2'"
+    )
     assert "the version that its code makes" in changes({"version": "1"}, version(one))
 
 
@@ -259,7 +274,8 @@ def test_what_is_bound_is_another_function():
 def test_decorated_functions():
     """Of a wrapper and what it wraps both count; caches are looked through."""
     decorate = made(
-        "import functools\ndef decorate(f):\n    @functools.wraps(f)\n    def inner(x): return f(x)\n    return inner", "decorate"
+        "import functools\ndef decorate(f):\n    @functools.wraps(f)\n    def inner(x): return f(x)\n    return inner",
+        "decorate",
     )
     f, g = made("def f(x): return x"), made("def f(x): return -x")
     assert version(decorate(f)) == version(decorate(made("def f(x): return x")))
@@ -283,7 +299,10 @@ def test_callables_of_every_kind():
 
 def test_key_functions_are_part_of_the_version():
     f = made("def f(x): return x")
-    by = [identify(f, None, key) for key in (None, made("def f(x): return x.a"), made("def f(x): return x.b"), operator.itemgetter(0))]
+    by = [
+        identify(f, None, key)
+        for key in (None, made("def f(x): return x.a"), made("def f(x): return x.b"), operator.itemgetter(0))
+    ]
     assert len({one.version["key"] for one in by}) == 4
     assert by[0].salt != by[1].salt == by[2].salt
     assert changes(by[1].version, by[2].version) == "the key= of the map changed since"
@@ -297,14 +316,22 @@ class Thing:
 @pytest.mark.parametrize(
     ("function", "what"),
     [
-        (functools.partial(made("def f(a, x): return x"), object()), "argument 1 of job.f is not known by content"),
+        (
+            functools.partial(made("def f(a, x): return x"), object()),
+            "argument 1 of job.f is not known by content",
+        ),
         (made("def f(x, a=o): return x", o=object()), "the default of a of job.f is not known"),
         (Thing().call, "the object of the method of .*Thing.call is not known"),
-        (made("def f():\n    a = o\n    def g(x): return a\n    return g", o=object())(), "the variable a of the closure of"),
+        (
+            made("def f():\n    a = o\n    def g(x): return a\n    return g", o=object())(),
+            "the variable a of the closure of",
+        ),
     ],
 )
 def test_what_cannot_be_compared_needs_a_version(function, what):
-    with pytest.raises(JournalError, match=rf"{what}.*name a version .* journal=asyncpar.Journal\(path, version=...\)"):
+    with pytest.raises(
+        JournalError, match=rf"{what}.*name a version .* journal=asyncpar.Journal\(path, version=...\)"
+    ):
         identify(function, None, None)
     assert identify(function, "1", None).version == {"version": "1"}
 

@@ -15,8 +15,8 @@ import time
 import pytest
 
 from asyncpar import Journal
-from asyncpar.journal.session import BACKLOG_ROWS
 from asyncpar.journal.rows import all_rows, connect
+from asyncpar.journal.session import BACKLOG_ROWS
 from tests.journal_job import expected
 from tests.programs import ROOT
 

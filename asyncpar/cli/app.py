@@ -101,7 +101,9 @@ def demo(
     return show_demo(pool, limit=limit, files=files, latency=latency / 1000)
 
 
-journal = App(name="journal", help="Files that keep the results of maps: what they hold, and what is to become of it.")
+journal = App(
+    name="journal", help="Files that keep the results of maps: what they hold, and what is to become of it."
+)
 app.command(journal)
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import sqlite3
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from asyncpar.errors import JournalError
 from asyncpar.journal import rows
 from asyncpar.journal.rows import Result
-
-if TYPE_CHECKING:
-    import pyarrow
 
 PARQUET_ROWS = 10_000
 """Results that are held at a time."""
@@ -76,8 +72,7 @@ class _Reading:
 def write_lines(connection: sqlite3.Connection, stream: TextIO) -> Exported:
     """One JSON object a line, with ``function``, ``item`` and ``value``."""
     reading = _Reading(connection)
-    for result in reading.results():
-        stream.write(json.dumps(_record(result), ensure_ascii=False) + "\n")
+    stream.writelines(json.dumps(_record(result), ensure_ascii=False) + "\n" for result in reading.results())
     return Exported(reading.written, reading.left_out)
 
 
@@ -94,10 +89,9 @@ def plain(value: Any) -> Any:
     """As near as JSON comes. What it has no form for becomes text: bytes base64, the rest what ``str`` says."""
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: plain(inner) for name, inner in value._asdict().items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    names = getattr(type(value), "_fields", None) or getattr(type(value), "__dataclass_fields__", None)
+    if names is not None:  # a named tuple or a dataclass
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, dict):
         return {key if isinstance(key, str) else str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple, set, frozenset, range)):
@@ -114,30 +108,36 @@ def plain(value: Any) -> Any:
 
 def _to_parquet(connection: sqlite3.Connection, target: Path) -> Exported:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     except ImportError:
         raise JournalError('Parquet needs pyarrow: pip install "asyncpar[parquet]"') from None
-    schema = _schema(pyarrow, connection, target)
+    schema = _schema(pa, connection, target)
     reading = _Reading(connection)
-    with pyarrow.parquet.ParquetWriter(target, schema) as writer:
+    with pq.ParquetWriter(target, schema) as writer:
         for batch in _batches(reading.results()):
-            writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema=schema))
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
     return Exported(reading.written, reading.left_out)
 
 
-def _schema(pyarrow: Any, connection: sqlite3.Connection, target: Path) -> pyarrow.Schema:
+def _schema(pa: Any, connection: sqlite3.Connection, target: Path) -> Any:
     """What fits all results, which is known only after a first look at all of them."""
     schema = None
     for batch in _batches(_Reading(connection).results()):
         try:
-            seen = pyarrow.RecordBatch.from_pylist(batch).schema
-            schema = seen if schema is None else pyarrow.unify_schemas([schema, seen], promote_options="permissive")
-        except pyarrow.ArrowException as error:
+            seen = pa.RecordBatch.from_pylist(batch).schema
+            schema = (
+                seen if schema is None else pa.unify_schemas([schema, seen], promote_options="permissive")
+            )
+        except pa.ArrowException as error:
             raise JournalError(
                 f"the results are of types that do not go together in {target}, a table: {error}; export to .jsonl"
             ) from error
-    return schema if schema is not None else pyarrow.schema([("function", "string"), ("item", "null"), ("value", "null")])
+    return (
+        schema
+        if schema is not None
+        else pa.schema([("function", "string"), ("item", "null"), ("value", "null")])
+    )
 
 
 def _batches(results: Iterator[Result]) -> Iterator[list[dict[str, Any]]]:
@@ -156,7 +156,8 @@ def _to_journal(connection: sqlite3.Connection, target: Path) -> Exported:
         new.executemany("INSERT INTO functions VALUES (?, ?, ?, ?, ?)", known)
         before = new.total_changes
         new.executemany(
-            "INSERT OR IGNORE INTO results (key, function, item, value, checksum) VALUES (?, ?, ?, ?, ?)", reading.rows()
+            "INSERT OR IGNORE INTO results (key, function, item, value, checksum) VALUES (?, ?, ?, ?, ?)",
+            reading.rows(),
         )
         written = new.total_changes - before
         new.execute("COMMIT")

@@ -65,11 +65,14 @@ def changes(old: dict[str, str], new: dict[str, str]) -> str:
         return ""
     if "version" in old or "version" in new:
         was, now = (
-            f"version {v['version']!r}" if "version" in v else "the version that its code makes" for v in (old, new)
+            f"version {v['version']!r}" if "version" in v else "the version that its code makes"
+            for v in (old, new)
         )
         return f"they are of {was}, and this map asks for {now}"
     if old["python"] != new["python"]:
-        return f"they are of Python {old['python']}, whose code cannot be compared with that of {new['python']}"
+        return (
+            f"they are of Python {old['python']}, whose code cannot be compared with that of {new['python']}"
+        )
     parts = {"code": "its code", "defaults": "the defaults of its parameters", "key": "the key= of the map"}
     changed = [words for part, words in parts.items() if old[part] != new[part]]
     return f"{' and '.join(changed)} changed since"
@@ -150,7 +153,9 @@ class _Parts:
                 self.code.append(encode((name, code_of(member.__code__))))
 
     def _add_object(self, call: Any) -> None:
-        inner = getattr(call, "py_func", None) or getattr(call, "__wrapped__", None)  # numba's, functools' caches
+        inner = getattr(call, "py_func", None) or getattr(
+            call, "__wrapped__", None
+        )  # numba's, functools' caches
         if inner is not None:
             self.add(inner)
         elif hasattr(call, "__qualname__"):  # of C: its code cannot be seen
@@ -215,7 +220,12 @@ def _reduced(call: Any) -> Any:
 
 def code_of(code: CodeType) -> list[Any]:
     """What a function does, as plain data: its instructions with what they name, not where they stand."""
-    steps: list[Any] = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & 0x2AC]
+    steps: list[Any] = [
+        code.co_argcount,
+        code.co_posonlyargcount,
+        code.co_kwonlyargcount,
+        code.co_flags & 0x2AC,
+    ]
     steps.append(list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]))
     for step in dis.get_instructions(code):
         value = step.argval

@@ -24,9 +24,14 @@ def find(
     default: Any,
 ) -> Any:
     """What is kept for the item, or for the key or the tuple of items that it is; else the default."""
-    for key in (None, find):  # of a map without and with key=; which key function that was does not matter here
+    for key in (
+        None,
+        find,
+    ):  # of a map without and with key=; which key function that was does not matter here
         identity = identify(function, version, key)
-        known = connection.execute("SELECT version FROM functions WHERE salt = ?", (identity.salt,)).fetchone()
+        known = connection.execute(
+            "SELECT version FROM functions WHERE salt = ?", (identity.salt,)
+        ).fetchone()
         if known is None:
             continue
         old = identity.version if known[0] is None else json.loads(known[0])

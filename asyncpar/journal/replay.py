@@ -44,7 +44,9 @@ class ReplayWindow:
         self.hits_taken = self.hits_lent = 0
         self.hit_bytes = self.hit_bytes_lent = self.hit_bytes_seen = 0
         self._greedy = False
-        self._runs: deque[tuple[list[Any], int] | int] = deque()  # results and their bytes; or how many are to come
+        self._runs: deque[tuple[list[Any], int] | int] = (
+            deque()
+        )  # results and their bytes; or how many are to come
         self._rest: list[Any] = []  # of the engine's last list, what comes behind some results of the journal
 
     @property
@@ -74,7 +76,9 @@ class ReplayWindow:
         if self.limit_bytes is None or not room:
             return room
         held, seen = self.hit_bytes + inner.bytes, self.hit_bytes_seen + inner.seen_bytes
-        return min(room, fitting(self.limit_bytes, outstanding, held, self.finished, seen) if self.read else 1)
+        return min(
+            room, fitting(self.limit_bytes, outstanding, held, self.finished, seen) if self.read else 1
+        )
 
     def add(self, values: list[Any], nbytes: int) -> None:
         """What the journal had of the next items, ``MISSING`` where it had nothing; ``nbytes`` is the weight of all."""
@@ -149,7 +153,13 @@ class ReplayReader:
     """
 
     def __init__(
-        self, source: Reader, window: ReplayWindow, session: Session, changed: Callable[[], None], *, paired: bool
+        self,
+        source: Reader,
+        window: ReplayWindow,
+        session: Session,
+        changed: Callable[[], None],
+        *,
+        paired: bool,
     ) -> None:
         self.source, self.window, self.session, self.changed = source, window, session, changed
         self.star = source.star and not paired
@@ -234,7 +244,7 @@ class ReplayReader:
         keys: list[Any] = []
         try:
             for item in items:
-                keys.append(key(*item) if self.source.star else key(item))
+                keys.append(key(*item) if self.source.star else key(item))  # noqa: PERF401 - an error leaves those before
         except Exception as error:  # the user's: raised after the results before it
             self._error, self._halted = error, True
         return keys
@@ -319,7 +329,9 @@ class KeptFeed(Feed):
             self.changed()
 
 
-def keeping(function: Callable[..., Awaitable[Any]], session: Session, *, star: bool) -> Callable[..., Awaitable[Any]]:
+def keeping(
+    function: Callable[..., Awaitable[Any]], session: Session, *, star: bool
+) -> Callable[..., Awaitable[Any]]:
     """A coroutine function of pairs of an item and its key, which keeps what ``function`` returns for the item."""
 
     async def kept(pair: tuple[Any, Key]) -> Any:

@@ -162,26 +162,28 @@ def _check_format(connection: sqlite3.Connection, path: Path, *, write: bool) ->
 def functions(connection: sqlite3.Connection) -> list[Kept]:
     """The functions that have, or had, results."""
     found = connection.execute("SELECT id, name, label, salt, version FROM functions ORDER BY id")
-    return [Kept(*row[:4], None if row[4] is None else json.loads(row[4])) for row in found]
+    return [
+        Kept(number, name, label, salt, None if version is None else json.loads(version))
+        for number, name, label, salt, version in found
+    ]
 
 
 def all_rows(connection: sqlite3.Connection) -> Iterator[Row | None]:
     """Every row in the order in which calls finished, and ``None`` for what is damaged."""
-    last = 0
-    while True:
+    last: int | None = 0
+    while last is not None:
         try:
             rows = connection.execute(
-                "SELECT id, key, function, item, value, checksum FROM results WHERE id > ? ORDER BY id", (last,)
+                "SELECT id, key, function, item, value, checksum FROM results WHERE id > ? ORDER BY id",
+                (last,),
             )
             for number, *row in rows:
                 last = number
-                yield (*row,) if _is_typed(row) and is_sound((*row,)) else None  # type: ignore[misc]
+                yield (*row,) if _is_typed(row) and is_sound((*row,)) else None
             return
         except sqlite3.DatabaseError:  # a damaged page: go on behind it
             yield None
-            last = _next_readable(connection, last)
-            if last is None:
-                return
+            last = _next_readable(connection, last or 0)
 
 
 def _is_typed(row: list[Any]) -> bool:
@@ -205,7 +207,9 @@ def _next_readable(connection: sqlite3.Connection, last: int) -> int | None:
         while high - low > 1:
             middle = (low + high) // 2
             try:
-                connection.execute("SELECT id, value FROM results WHERE id > ? ORDER BY id LIMIT 1", (last + middle,))
+                connection.execute(
+                    "SELECT id, value FROM results WHERE id > ? ORDER BY id LIMIT 1", (last + middle,)
+                )
                 high = middle
             except sqlite3.DatabaseError:
                 low = middle

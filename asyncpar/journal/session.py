@@ -29,7 +29,9 @@ MOST_BYTES = 1_000_000_000 - 8192
 class Session:
     """See the module. ``drained`` is called when less waits to be written, ``failed`` when the journal can go on no more."""
 
-    def __init__(self, journal: Journal, function: Callable[..., Any], key: Callable[..., Any] | None, star: bool) -> None:
+    def __init__(
+        self, journal: Journal, function: Callable[..., Any], key: Callable[..., Any] | None, star: bool
+    ) -> None:
         self.journal, self.function, self.key, self.star = journal, function, key, star
         self.loop = asyncio.get_running_loop()
         self.writer: Writer = journal._acquire()
@@ -71,7 +73,9 @@ class Session:
             except JournalError as raised:
                 error = raised
             except BaseException as raised:
-                self._post(_answer, opened, JournalError(f"the journal {self.journal.path} cannot be used: {raised}"))
+                self._post(
+                    _answer, opened, JournalError(f"the journal {self.journal.path} cannot be used: {raised}")
+                )
                 raise
         self._post(_answer, opened, error)
 
@@ -118,7 +122,9 @@ class Session:
         self._rows.append((key, made))
         self._waiting(1, len(made))
 
-    def keep_slowly(self, pairs: Sequence[tuple[Key, Any]], done: Callable[[dict[int, BaseException]], None]) -> None:
+    def keep_slowly(
+        self, pairs: Sequence[tuple[Key, Any]], done: Callable[[dict[int, BaseException]], None]
+    ) -> None:
         """Keep large results: pickled in the thread, for they must not change before ``done`` is called.
 
         ``done`` gets the errors of those that cannot be pickled.

@@ -140,7 +140,9 @@ class Writer:
             work()
         except JournalError as error:
             self._fail(error)
-        except Exception as error:  # of SQLite, mostly; a thread that died would leave its maps waiting for ever
+        except (
+            Exception
+        ) as error:  # of SQLite, mostly; a thread that died would leave its maps waiting for ever
             self._fail(rows.problem(self.path, error))
 
     def _fail(self, error: JournalError) -> None:
@@ -234,23 +236,29 @@ class Writer:
             some = keys[at : at + STATEMENT_ROWS]
             some += [b""] * (STATEMENT_ROWS - len(some))  # so that it is always the same statement
             for number, *row in self._connection.execute(_SELECT, some).fetchall():
-                key, _, _, value, _ = row
                 try:
-                    if not rows.is_sound((*row,)):  # type: ignore[arg-type]
-                        raise ValueError("its checksum is wrong")
-                    found[key] = pickle.loads(value)
-                    looked.nbytes += len(value)
+                    found[row[0]] = self._value((*row,))
                 except Exception:  # damaged, or of a class that is not there any more: computed again
                     bad.append(number)
+                else:
+                    looked.nbytes += len(row[3])
         if bad:
             looked.damaged += len(bad)
             self._begin()
             self._connection.executemany("DELETE FROM results WHERE id = ?", [(number,) for number in bad])
         return found
 
+    @staticmethod
+    def _value(row: rows.Row) -> Any:
+        if not rows.is_sound(row):
+            raise ValueError("its checksum is wrong")
+        return pickle.loads(row[3])
+
     # -- writing
 
-    def keep(self, function: int, new: list[tuple[Key, bytes]], committed: Callable[[int, int], None]) -> None:
+    def keep(
+        self, function: int, new: list[tuple[Key, bytes]], committed: Callable[[int, int], None]
+    ) -> None:
         """Keep results of a function; ``committed`` is called with how many rows and bytes once they are."""
         nbytes = sum(len(value) for _, value in new)
         if self.failure is not None:

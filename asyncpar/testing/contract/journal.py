@@ -58,7 +58,12 @@ class JournalContract(Contract):
         async with self.make_pool() as pool:
             for _ in range(2):
                 results = pool.map(
-                    f.flaky, [path], [2], retries=2, retry_on=ConnectionError, journal=tmp_path / "run.journal"
+                    f.flaky,
+                    [path],
+                    [2],
+                    retries=2,
+                    retry_on=ConnectionError,
+                    journal=tmp_path / "run.journal",
                 )
                 assert await results == ["done"]
         assert len(f.lines(path)) == 3
