@@ -241,6 +241,7 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
             self._closed = error
         if self._engine is not None:
             self._engine.close()
+            self._engine.reader.drop()  # a bare ``async for`` ends here, and nobody closes anything
         self._notify()
 
     # -- more

@@ -326,6 +326,20 @@ async def test_a_map_that_is_dropped_keeps_what_has_finished(path):
     assert results.statistics().replayed == 51
 
 
+@pytest.mark.may_block  # it runs the calls on the loop
+async def test_a_pool_that_closes_in_the_middle_gives_the_file_back(path):
+    async with InlinePool() as pool:
+        results = pool.map(f.square, itertools.count(), journal=path)
+        assert await taken(results, 10) == [x * x for x in range(10)]
+    with pytest.raises(asyncpar.PoolClosedError):
+        async for _ in results:
+            pass
+    async with InlinePool() as pool:
+        again = pool.map(f.square, range(10), journal=path)
+        assert await again == [x * x for x in range(10)]
+        assert again.statistics().replayed == 10
+
+
 def test_a_program_that_ends_in_the_middle_keeps_what_has_finished(path):
     """Even where nobody closes anything: by sys.exit, in the middle of a map."""
     program = f"""
@@ -435,6 +449,8 @@ def _check_reading(path):
         assert journal.get(double, 9) is None
         assert journal.get(int.__mul__, (2, 2)) == 4
         assert journal.get(f.square, 2, default="none") == "none"
+        with pytest.raises(JournalError, match="an item of type object cannot be in a journal"):
+            journal.get(double, object())
         with pytest.raises(JournalError, match="its code changed"):
             journal.get(job(OLD.replace("+", "-")), 1)
 

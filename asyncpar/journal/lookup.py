@@ -11,7 +11,7 @@ from typing import Any
 
 from asyncpar.errors import JournalError
 from asyncpar.journal import rows
-from asyncpar.journal.canonical import digest, encode
+from asyncpar.journal.canonical import NotCanonicalError, digest, encode
 from asyncpar.journal.identity import changes, identify
 
 
@@ -38,7 +38,10 @@ def find(
         changed = changes({**old, "key": ""}, {**identity.version, "key": ""})
         if changed:
             raise JournalError(f"the journal {path} holds results of {identity.label}, but {changed}")
-        content = encode(item)
+        try:
+            content = encode(item)
+        except NotCanonicalError as error:
+            raise JournalError(f"an item of type {type(item).__name__} cannot be in a journal: {error}") from None
         for spelled in (content, b"*" + content):
             row = connection.execute(
                 "SELECT key, function, item, value, checksum FROM results WHERE key = ?",
