@@ -27,13 +27,9 @@ class Failure:
 
 
 class Block:
-    """The results of one stretch of the source, whose first item is number ``first`` there.
+    """The results of one stretch of the source, whose first item is number ``first`` there."""
 
-    ``keys`` are those of its items in the journal, set if the map has one.
-    """
-
-    __slots__ = ("first", "keys", "missing", "nbytes", "size", "taken", "values")
-    keys: Any
+    __slots__ = ("first", "missing", "nbytes", "size", "taken", "values")
 
     def __init__(self, first: int, size: int) -> None:
         self.first = first

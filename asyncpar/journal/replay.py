@@ -184,7 +184,9 @@ class ReplayReader:
 
     @property
     def total(self) -> int | None:
-        """How many items the engine will get, as far as is known."""
+        """How many items the engine will get, as far as is known. For lanes those that are here: more would only wait."""
+        if self._paired:
+            return self.window.inner.read + len(self._missing)
         return None if self.source.total is None else max(0, self.source.total - self.window.hits)
 
     @property
@@ -293,6 +295,11 @@ class KeptFeed(Feed):
     held = 0
     """Outcomes whose pickling takes a while: nobody may change the results until it is done."""
 
+    def keep_in(self, session: Session) -> None:
+        """Before the start."""
+        self.session = session
+        self.keys: dict[int, list[Key]] = {}  # by block, until all its calls have outcomes
+
     def complete(self) -> bool:
         return not self.held and super().complete()
 
@@ -301,11 +308,11 @@ class KeptFeed(Feed):
             return None  # a rate must not count what is only looked for
         chunk = super().take(busy)
         if chunk is not None and self.reader.keys:
-            chunk.block.keys, self.reader.keys = self.reader.keys, []
+            self.keys[id(chunk.block)], self.reader.keys = self.reader.keys, []
         return chunk
 
     def deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
-        keys, at = chunk.block.keys, chunk.offset + first
+        keys, at = self.keys[id(chunk.block)], chunk.offset + first
         good = [i for i in range(len(values)) if not errors or i not in errors]
         if any(self.session.is_large(values[i]) for i in good):
             self.held += 1
@@ -317,14 +324,19 @@ class KeptFeed(Feed):
                 self.session.keep(keys[at + i], values[i])
             except SerializationError as error:
                 errors = {**(errors or {}), i: error}
+        self._deliver(chunk, first, values, errors)
+
+    def _deliver(self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None) -> None:
         super().deliver(chunk, first, values, errors)
+        if not chunk.block.missing:
+            self.keys.pop(id(chunk.block), None)
 
     def _kept(
         self, chunk: Chunk, first: int, values: Sequence[Any], errors: Errors | None, good: list[int],
         failed: dict[int, BaseException],
     ) -> None:  # fmt: skip
         self.held -= 1
-        super().deliver(chunk, first, values, {**(errors or {}), **{good[i]: e for i, e in failed.items()}})
+        self._deliver(chunk, first, values, {**(errors or {}), **{good[i]: e for i, e in failed.items()}})
         if self.complete():
             self.changed()
 
@@ -375,7 +387,7 @@ class JournaledMap:
             self.inner = Lanes(kept, cast("Reader", reader), options, changed)
         else:
             self.inner = KeptFeed(pool, pool._function(function), cast("Reader", reader), options, changed)
-            self.inner.session = session
+            self.inner.keep_in(session)
         self.window.inner = self.inner.window
         session.drained, session.failed = self._drained, self._failed
         self._flushing = False
