@@ -63,12 +63,20 @@ async def main(count):
             few = range(min(count, 200_000))
             await measure("processes, without", lambda: pool.map(square, few), len(few))
             await measure("processes, first run", lambda: pool.map(square, items, journal=path), count)
-            await measure("processes, all from the journal", lambda: pool.map(square, items, journal=path), count)
+            await measure(
+                "processes, all from the journal", lambda: pool.map(square, items, journal=path), count
+            )
             await measure("coroutines, without", lambda: asyncpar.map(square_async, few), len(few))
-            await measure("coroutines, first run", lambda: asyncpar.map(square_async, few, journal=path), len(few))
-            await measure("coroutines, all from it", lambda: asyncpar.map(square_async, few, journal=path), len(few))
+            await measure(
+                "coroutines, first run", lambda: asyncpar.map(square_async, few, journal=path), len(few)
+            )
+            await measure(
+                "coroutines, all from it", lambda: asyncpar.map(square_async, few, journal=path), len(few)
+            )
         size = os.stat(path).st_size
-    print(f"{size:,} bytes for {count + len(few):,} results; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:,} KiB")
+    print(
+        f"{size:,} bytes for {count + len(few):,} results; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:,} KiB"
+    )
 
 
 if __name__ == "__main__":

@@ -207,6 +207,27 @@ async def test_a_call_that_timed_out_is_not_kept(path):
     assert await stored(path) == {0: 0}
 
 
+async def test_a_rate_counts_only_calls(path):
+    """What the journal has costs nothing of it, nor does looking for it."""
+    async with ThreadPool(1) as pool:
+        for on in (None, pool):
+            function = double if on is None else f.square
+            await asyncpar.map(function, range(50), on=on, journal=path)
+            rate = asyncpar.RateLimiter(1, per=60)
+            results = asyncpar.map(function, range(51), on=on, journal=path, rate=rate)
+            assert (await results)[50] == (100 if on is None else 2500)
+            assert not rate.acquire_nowait()
+
+
+async def test_a_limiter_is_given_back(path):
+    limiter = asyncpar.Limiter(3)
+    async with ThreadPool(2) as pool:
+        for _ in range(2):
+            await pool.map(f.square, range(40), limit=limiter, journal=path)
+            assert limiter.acquire_nowait(3)
+            limiter.release(3)
+
+
 async def test_what_changes_later_is_kept_as_it_was(path):
     """The consumer may do to a result what it likes."""
 

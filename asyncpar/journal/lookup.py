@@ -41,7 +41,9 @@ def find(
         try:
             content = encode(item)
         except NotCanonicalError as error:
-            raise JournalError(f"an item of type {type(item).__name__} cannot be in a journal: {error}") from None
+            raise JournalError(
+                f"an item of type {type(item).__name__} cannot be in a journal: {error}"
+            ) from None
         for spelled in (content, b"*" + content):
             row = connection.execute(
                 "SELECT key, function, item, value, checksum FROM results WHERE key = ?",
