@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpar
 
 
-def ising_energy(temperature, size, sweeps=15):
+def ising_energy(temperature: float, size: int, sweeps: int = 15) -> float:
     """The mean energy of a small Ising model, by Metropolis's algorithm."""
     import random
 
@@ -30,10 +30,12 @@ def ising_energy(temperature, size, sweeps=15):
     return total / (sweeps * size * size) / size**2
 
 
-async def sweep(pool, journal, temperatures, stop_after=None):
+async def sweep(
+    pool: asyncpar.Pool, journal: Path, temperatures: list[float], stop_after: int | None = None
+) -> dict[tuple[float, int], float]:
     """All temperatures at all sizes; the first energies, if the sweep is stopped."""
     points = list(itertools.product(temperatures, [8, 12]))
-    energies = {}
+    energies: dict[tuple[float, int], float] = {}
     async with pool.map(ising_energy, *zip(*points, strict=True), journal=journal, limit=4) as results:
         async for energy in results:
             energies[points[len(energies)]] = energy
@@ -43,7 +45,7 @@ async def sweep(pool, journal, temperatures, stop_after=None):
     return energies
 
 
-async def main():
+async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal = Path(folder, "sweep.journal")
         coarse, fine = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5], [1.0 + i / 4 for i in range(11)]

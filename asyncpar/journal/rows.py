@@ -108,28 +108,34 @@ def connect(path: Path, *, write: bool = False, damaged: bool = False) -> sqlite
     if not write:
         check_path(path)
     try:
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}",
-            uri=True, isolation_level=None, timeout=10.0, cached_statements=32,
-        )  # fmt: skip
+        try:
+            return _open(path, "rwc" if write else "ro", damaged=damaged)
+        except sqlite3.OperationalError as error:
+            if write or not getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"):
+                raise
+            return _open(path, "rw", damaged=damaged)  # a killed run left something to roll back first
     except sqlite3.Error as error:
         raise problem(path, error) from error
+
+
+def _open(path: Path, mode: str, *, damaged: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True, isolation_level=None, timeout=10.0, cached_statements=32,
+    )  # fmt: skip
     connection.text_factory = _text
     try:
         if damaged:
-            connection.execute("PRAGMA writable_schema = ON")  # it is read only; but SQLite checks less then
-        _check_format(connection, path, write=write)
-        if write:
+            connection.execute("PRAGMA writable_schema = ON")  # nothing is written; but SQLite checks less then
+        _check_format(connection, path, write=mode == "rwc")
+        if mode == "rwc":
             # A commit is safe from the death of the process at once, and from that of the machine after a checkpoint.
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA wal_autocheckpoint = 4000")
             connection.execute("PRAGMA cache_size = -16384")
         connection.execute("PRAGMA cell_size_check = ON")
-    except sqlite3.Error as error:
-        connection.close()
-        raise problem(path, error) from error
-    except JournalError:
+    except BaseException:
         connection.close()
         raise
     return connection
