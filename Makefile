@@ -55,11 +55,11 @@ format: python ## reformat, and repair what ruff can
 bench: .venv/bench/stamp ## the tables of the README: asyncpar beside its peers
 	@.venv/bench/bin/python -m benchmarks $(ARGS)
 
-integration: python .venv/ministack/stamp .venv/osls/stamp ## tests against services that need an environment of their own
+integration: python .venv/ministack/stamp .venv/osls/stamp ## tests that need services, or much time
 	@$(MAKE) --no-print-directory .venv/$(main)/stamp
 	@ASYNCPAR_MINISTACK="$(CURDIR)/.venv/ministack" \
 		ASYNCPAR_OSLS="$$(test -x $(osls) && echo $(CURDIR)/$(osls))" \
-		.venv/$(main)/bin/python -m pytest tests/integration $(ARGS)
+		ASYNCPAR_KILLS=200 .venv/$(main)/bin/python -m pytest tests/integration tests/test_journal_kill.py $(ARGS)
 
 clean: ## remove every environment and cache
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
@@ -94,7 +94,7 @@ osls := .venv/osls/node_modules/.bin/osls
 
 .venv/%/stamp: $(inputs) requirements/test.txt | python
 	@scripts/make-venv .venv/$* "$(if $(filter $*,$(main)),$(main_python),$(shell scripts/find-python $*))" \
-		--editable '.[fast,cli,web,numba,by-value,lambda-local]' --requirement requirements/test.txt
+		--editable '.[fast,cli,web,numba,by-value,parquet,lambda-local]' --requirement requirements/test.txt
 	@touch $@
 
 .venv/%/check-stamp: .venv/%/stamp requirements/check.txt

@@ -15,6 +15,7 @@ General layout, from the bottom up:
 ``actors``      actors and streams;  ``residence``  their far side
 ``sharing``     ``share`` and ``Shared``
 ``inline``, ``thread``, ``process``   the pools
+``journal``     results of a map, kept in a file for the next run
 ``mapping``     ``asyncpar.map``;  ``runtime``  ``run``, default pools, ``open_pool``
 ``testing``     the contract that every pool keeps, and tools for users' tests
 ``cli``         the command
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from asyncpar.errors import AsyncparError as AsyncparError
     from asyncpar.errors import BrokenPoolError as BrokenPoolError
     from asyncpar.errors import CallTimeoutError as CallTimeoutError
+    from asyncpar.errors import JournalError as JournalError
     from asyncpar.errors import MemoryLimitError as MemoryLimitError
     from asyncpar.errors import NestedPoolError as NestedPoolError
     from asyncpar.errors import PoolClosedError as PoolClosedError
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from asyncpar.errors import WorkerLostError as WorkerLostError
     from asyncpar.folding import reduce as reduce
     from asyncpar.inline import InlinePool as InlinePool
+    from asyncpar.journal.journal import Journal as Journal
     from asyncpar.limits import Limiter as Limiter
     from asyncpar.limits import RateLimiter as RateLimiter
     from asyncpar.mapping import map as map
@@ -63,11 +66,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "asyncpar.combine": ("as_completed", "first", "gather"),
     "asyncpar.errors": (
-        "AsyncparError", "BrokenPoolError", "CallTimeoutError", "MemoryLimitError", "NestedPoolError", "PoolClosedError",
-        "PoolNotFoundError", "SerializationError", "UnsupportedError", "WorkerLostError",
+        "AsyncparError", "BrokenPoolError", "CallTimeoutError", "JournalError", "MemoryLimitError", "NestedPoolError",
+        "PoolClosedError", "PoolNotFoundError", "SerializationError", "UnsupportedError", "WorkerLostError",
     ),
     "asyncpar.folding": ("reduce",),
     "asyncpar.inline": ("InlinePool",),
+    "asyncpar.journal.journal": ("Journal",),
     "asyncpar.limits": ("Limiter", "RateLimiter"),
     "asyncpar.mapping": ("map",),
     "asyncpar.pool": ("Pool",),
@@ -80,8 +84,8 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "AsyncparError", "BrokenPoolError", "CallTimeoutError", "InlinePool", "Limiter", "MemoryLimitError", "NestedPoolError",
-    "Pool", "PoolClosedError", "PoolNotFoundError", "ProcessPool", "RateLimiter", "Results", "SerializationError", "Shared",
+    "AsyncparError", "BrokenPoolError", "CallTimeoutError", "InlinePool", "Journal", "JournalError", "Limiter",
+    "MemoryLimitError", "NestedPoolError", "Pool", "PoolClosedError", "PoolNotFoundError", "ProcessPool", "RateLimiter", "Results", "SerializationError", "Shared",
     "ThreadPool", "UnsupportedError", "WorkerLostError", "as_completed", "first", "gather", "map", "open_pool",
     "open_runtime", "reduce", "run", "share", "to_process", "to_thread",
 ]  # fmt: skip

@@ -9,6 +9,7 @@
     ├── SerializationError  (TypeError)   something could not travel to a worker or back
     ├── NestedPoolError                   a process pool inside a worker, or an unguarded script
     ├── UnsupportedError                  this pool does not have this feature
+    ├── JournalError                      a journal cannot be used, or not for this function or item
     └── PoolNotFoundError  (LookupError)  no pool of that name is installed
 
 Whatever a call itself raises arrives as it is, with the worker's traceback in a note.
@@ -28,6 +29,7 @@ __all__ = [
     "AsyncparError",
     "BrokenPoolError",
     "CallTimeoutError",
+    "JournalError",
     "MemoryLimitError",
     "NestedPoolError",
     "PoolClosedError",
@@ -182,6 +184,13 @@ class NestedPoolError(AsyncparError, RuntimeError):
 
 class UnsupportedError(AsyncparError, NotImplementedError):
     """This pool does not have the feature that the call asked for; the message says what has."""
+
+
+class JournalError(AsyncparError):
+    """A journal cannot be used: in use elsewhere, damaged, on a full disk, of a changed function; or an item has no key.
+
+    What it holds is not lost. The message says what to do.
+    """
 
 
 class PoolNotFoundError(AsyncparError, LookupError):

@@ -13,6 +13,9 @@ from asyncpar.reading import Reader
 from asyncpar.window import HOLE, Block, Window
 
 if TYPE_CHECKING:
+    from os import PathLike
+
+    from asyncpar.journal.journal import Journal
     from asyncpar.pool import Pool
 
 MOST_ITEMS = 4096
@@ -51,6 +54,8 @@ class MapOptions(TypedDict, total=False):
     progress: bool | str
     chunksize: int | None
     rate: RateLimiter | None
+    journal: str | PathLike[str] | Journal | None
+    key: Callable[..., Any] | None
 
 
 def backoff(attempt: int) -> float:

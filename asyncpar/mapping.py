@@ -14,6 +14,10 @@ from asyncpar.reading import open_reader
 from asyncpar.results import Engine, Results
 
 if TYPE_CHECKING:
+    from os import PathLike
+
+    from asyncpar.journal.journal import Journal
+    from asyncpar.journal.session import Session
     from asyncpar.pool import Pool
 
 A = TypeVar("A")
@@ -61,6 +65,8 @@ def map(
     progress: bool | str = False,
     chunksize: int | None = None,
     rate: RateLimiter | None = None,
+    journal: str | PathLike[str] | Journal | None = None,
+    key: Callable[..., Any] | None = None,
 ) -> Results[Any]:
     """Apply ``function`` to every item and return the ``Results``: await it, or read it as a stream.
 
@@ -82,7 +88,14 @@ def map(
     :param chunksize: force the number of items that travel together; by default it follows the measured cost of a
         call: many trivial calls in a chunk, long ones alone
     :param rate: start no more calls than this ``RateLimiter`` allows
+    :param journal: a file, or a ``Journal``, that keeps each result; what it has already is handed out without a call.
+        A result may be handed out up to 50 ms before it is in the file; when the map has ended, all are. Cancelling
+        keeps what had finished. Failed calls are not kept.
+    :param key: what an item is in the journal, as a str, bytes, int or tuple, if its content does not say; called on
+        the loop with the item (with several iterables: with one from each)
     :raises TypeError, ValueError: at once, for arguments that make no sense
+    :raises JournalError: when the map begins, if the journal cannot be used or is of a changed function; later, after
+        the results before it, if it cannot be written or an item has no key
     """
     if on is None and is_async(function):
         pool: Pool | str | None = None
@@ -91,7 +104,7 @@ def map(
     return make_results(
         function, iterables, pool=pool, limit=limit, limit_bytes=limit_bytes, ordered=ordered, timeout=timeout,
         retries=retries, retry_on=retry_on, return_exceptions=return_exceptions, progress=progress,
-        chunksize=chunksize, rate=rate,
+        chunksize=chunksize, rate=rate, journal=journal, key=key,
     )  # fmt: skip
 
 
@@ -101,6 +114,8 @@ def make_results(
     *,
     pool: Pool | str | None,
     results_class: type[Results[Any]] = Results,
+    journal: str | PathLike[str] | Journal | None = None,
+    key: Callable[..., Any] | None = None,
     **keywords: Any,
 ) -> Results[Any]:
     """The ``Results`` of a map on a pool, on the default pool of that name, or (``None``) on the loop."""
@@ -115,18 +130,25 @@ def make_results(
     options = check_options(kind, **keywords)
     if isinstance(pool, str) and kind is not None:
         kind._refuse(function)
+    open_session = _journal(function, journal, key)
     reader = open_reader(iterables)
 
     async def begin(changed: Callable[[], None]) -> Engine:
-        if pool is None:
-            return Lanes(function, reader, options, changed)
         place = pool
         if isinstance(place, str):
             from asyncpar.runtime import default_pool
 
             place = await default_pool(place)
-        place._check_open()
-        results_pool[0] = place
+        if place is not None:
+            place._check_open()
+            results_pool[0] = place
+        if open_session is not None:
+            from asyncpar.journal.replay import JournaledMap
+
+            session = await open_session(reader.star)
+            return JournaledMap(place, function, reader, options, session, changed)
+        if place is None:
+            return Lanes(function, reader, options, changed)
         return Feed(place, place._function(function), reader, options, changed)
 
     results_pool: list[Any] = [None if isinstance(pool, str) else pool]
@@ -137,6 +159,31 @@ def make_results(
         bar = Progress()
     label = progress if isinstance(progress, str) else name_of(function)
     return results_class(begin, options.limit, bar, label, results_pool, reader.total)
+
+
+def _journal(
+    function: Callable[..., Any], journal: Any, key: Callable[..., Any] | None
+) -> Callable[[bool], Awaitable[Session]] | None:
+    """Opens the journal of a map, if it is to have one."""
+    if key is not None and not callable(key):
+        raise TypeError(f"key= takes a function of the item, not {type(key).__name__}")
+    if journal is None:
+        if key is not None:
+            raise TypeError("key= says what an item is in a journal: pass journal= too")
+        return None
+    from asyncpar.journal.journal import open_journal
+
+    opened = open_journal(journal)
+    inner = getattr(function, "as_passed", function)
+
+    async def open_session(star: bool) -> Session:
+        from asyncpar.journal.session import Session
+
+        session = Session(opened, inner, key, star)
+        await session.open()
+        return session
+
+    return open_session
 
 
 def _kind(pool: Pool | str | None) -> type[Pool] | None:

@@ -23,7 +23,10 @@ from asyncpar.limits import Limiter, RateLimiter
 from asyncpar.shielding import shielded
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from asyncpar.actors import Actor, Stream
+    from asyncpar.journal.journal import Journal
     from asyncpar.results import Results
     from asyncpar.statistics import PoolStatistics
 
@@ -409,6 +412,8 @@ class Pool(ABC):
         progress: bool | str = False,
         chunksize: int | None = None,
         rate: RateLimiter | None = None,
+        journal: str | PathLike[str] | Journal | None = None,
+        key: Callable[..., Any] | None = None,
     ) -> Results[Any]:
         """Apply ``function`` to every item, on the workers. See ``asyncpar.map`` for the keywords."""
         from asyncpar.mapping import make_results
@@ -417,7 +422,7 @@ class Pool(ABC):
         return make_results(
             self._mapped(function), iterables, pool=self, limit=limit, limit_bytes=limit_bytes, ordered=ordered, timeout=timeout,
             retries=retries, retry_on=retry_on, return_exceptions=return_exceptions, progress=progress,
-            chunksize=chunksize, rate=rate,
+            chunksize=chunksize, rate=rate, journal=journal, key=key,
         )  # fmt: skip
 
     async def reduce(

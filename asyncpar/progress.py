@@ -25,6 +25,7 @@ class Progress:
     def __init__(self) -> None:
         self._display: _Display | None = None
         self._done = 0
+        self._replayed = 0
         self._next_update = 0.0
 
     def start(self, total: int | None = None, label: str = "map") -> None:
@@ -39,28 +40,34 @@ class Progress:
             # What ends within one interval shows its end alone.
             self._next_update = time.monotonic() + self._display.interval
 
-    def advance(self, count: int = 1) -> None:
-        """Count finished items. Cheap: the display is touched ten times a second at most."""
+    def advance(self, count: int = 1, replayed: int = 0) -> None:
+        """Count finished items. Cheap: the display is touched ten times a second at most.
+
+        Args:
+            count: How many more.
+            replayed: How many of all so far came from a journal.
+        """
         self._done += count
+        self._replayed = replayed
         now = time.monotonic()
         if self._display is not None and now >= self._next_update:
             self._next_update = now + self._display.interval
             with contextlib.suppress(Exception):
-                self._display.show(self._done)
+                self._display.show(self._done, self._replayed)
 
     def close(self) -> None:
         """Show the last count and leave it there. Closing twice is harmless."""
         display, self._display = self._display, None
         if display is not None:
             with contextlib.suppress(Exception):
-                display.close(self._done)
+                display.close(self._done, self._replayed)
 
 
 class _Display(Protocol):
     interval: float
 
-    def show(self, done: int) -> None: ...
-    def close(self, done: int) -> None: ...
+    def show(self, done: int, replayed: int) -> None: ...
+    def close(self, done: int, replayed: int) -> None: ...
 
 
 def _open_display(total: int | None, label: str) -> _Display | None:
@@ -72,8 +79,12 @@ def _open_display(total: int | None, label: str) -> _Display | None:
     return None
 
 
+def _of_which(replayed: int) -> str:
+    return f", {replayed:,} from the journal" if replayed else ""
+
+
 class _Lines:
-    """`label: 120 of 800, 3.4 s`, every few seconds."""
+    """`label: 120 of 800, 100 from the journal, 3.4 s`, every few seconds."""
 
     interval = LINE_INTERVAL
 
@@ -83,9 +94,9 @@ class _Lines:
         self._stream = sys.stderr
         self._started = time.monotonic()
 
-    def show(self, done: int) -> None:
+    def show(self, done: int, replayed: int) -> None:
         seconds = time.monotonic() - self._started
-        self._stream.write(f"{self._label}: {done:,}{self._of}, {seconds:.1f} s\n")
+        self._stream.write(f"{self._label}: {done:,}{self._of}{_of_which(replayed)}, {seconds:.1f} s\n")
         self._stream.flush()
 
     close = show
@@ -104,18 +115,20 @@ class _Bar:
             if _Bar._shown is None:
                 _Bar._shown = _new_live_display()
             self._live = _Bar._shown
+            self._label = label
             self._task: TaskID = self._live.add_task(label, total=total)
             _Bar._open += 1
 
-    def show(self, done: int) -> None:
-        self._live.update(self._task, completed=done)
+    def show(self, done: int, replayed: int) -> None:
+        self._live.update(self._task, completed=done, description=f"{self._label}{_of_which(replayed)}")
 
-    def close(self, done: int) -> None:
+    def close(self, done: int, replayed: int) -> None:
         with _Bar._lock:
             _Bar._open -= 1
             # An unknown total is known now; a known one stays, so that a map left early does not look complete.
             known = self._live.tasks[self._task].total
-            self._live.update(self._task, completed=done, total=done if known is None else known)
+            total, label = done if known is None else known, f"{self._label}{_of_which(replayed)}"
+            self._live.update(self._task, completed=done, total=total, description=label)
             self._live.stop_task(self._task)
             if not _Bar._open:
                 _Bar._shown = None

@@ -9,21 +9,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from asyncpar.errors import PoolClosedError, foreign
+from asyncpar.errors import JournalError, PoolClosedError, foreign
 from asyncpar.shielding import against_scopes
-from asyncpar.window import Window
 
 T = TypeVar("T")
 
 
 class Engine(Protocol):
-    """What runs a map: a ``Feed`` on a pool, or ``Lanes`` on the loop."""
+    """What runs a map: a ``Feed`` on a pool, or ``Lanes`` on the loop; with a journal, a ``JournaledMap`` around it."""
 
-    window: Window
+    window: Any
     reader: Any
-    in_flight: set[Any]
-    retried: int
 
+    @property
+    def in_flight(self) -> set[Any]: ...
+    @property
+    def retried(self) -> int: ...
     def start(self) -> None: ...
     def moved(self) -> None: ...
     def complete(self) -> bool: ...
@@ -40,6 +41,7 @@ class ResultsStatistics(NamedTuple):
     :ivar unread: outcomes not yet taken; ``in_flight + unread`` never exceeds ``limit``
     :ivar retried: how often a call was repeated
     :ivar limit: the bound
+    :ivar replayed: results that came from the journal, without a call; they count as read, finished and taken, too
     """
 
     read: int
@@ -49,6 +51,7 @@ class ResultsStatistics(NamedTuple):
     unread: int
     retried: int
     limit: int
+    replayed: int = 0
 
 
 class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
@@ -110,7 +113,7 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
             if values is not None:
                 if values:
                     if self._progress is not None:
-                        self._progress.advance(len(values))
+                        self._progress.advance(len(values), window.hits)
                     engine.moved()
                     return values
                 continue
@@ -137,7 +140,11 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
             self._waiter = None
 
     async def _fail(self, error: BaseException) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        except JournalError as also:
+            if also is not error:
+                raise error from also
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             error = foreign(error)  # as itself it would end the reader's loop as if all was well
         try:
@@ -240,6 +247,7 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
             self._closed = error
         if self._engine is not None:
             self._engine.close()
+            self._engine.reader.drop()  # a bare ``async for`` ends here, and nobody closes anything
         self._notify()
 
     # -- more
@@ -268,7 +276,14 @@ class Results(AsyncIterator[T], Awaitable[list[T]], Generic[T]):
         if self._closed:  # what was stopped has no outcome, and what was not taken is gone
             in_flight, unread = (in_flight if self._engine.in_flight else 0), 0
         return ResultsStatistics(
-            window.read, window.finished, taken, in_flight, unread, self._engine.retried, window.limit
+            window.read,
+            window.finished,
+            taken,
+            in_flight,
+            unread,
+            self._engine.retried,
+            window.limit,
+            window.hits,
         )
 
 

@@ -42,6 +42,9 @@ class Block:
 class Window:
     """Bounded by ``limit`` calls and ``limit_bytes`` bytes."""
 
+    hits = 0
+    """Results that came from a journal: see ``journal.replay``."""
+
     def __init__(
         self, limit: int, *, limit_bytes: int | None = None, ordered: bool = True, raising: bool = True
     ) -> None:
@@ -73,15 +76,9 @@ class Window:
         if not self.read:
             return 1
         outstanding = self.read - self.taken
-        # What is in flight counts as what was seen before: its results are still to come.
-        return min(
-            room, max(int(self.limit_bytes / self._mean_bytes()) - outstanding, 0 if outstanding else 1)
-        )
+        return min(room, fitting(self.limit_bytes, outstanding, self.bytes, self.finished, self.seen_bytes))
 
-    def _mean_bytes(self) -> float:
-        return max(self.bytes / max(self.read - self.taken, 1), self._seen_bytes / max(self.finished, 1), 1.0)
-
-    _seen_bytes = 0
+    seen_bytes = 0
 
     def open(self, size: int, nbytes: int = 0) -> Block:
         """The place for the results of the ``size`` items that were read last."""
@@ -96,7 +93,7 @@ class Window:
         """So many serialised bytes of this block's arguments or results are held."""
         block.nbytes += nbytes
         self.bytes += nbytes
-        self._seen_bytes += nbytes
+        self.seen_bytes += nbytes
 
     def fill(self, block: Block, first: int, values: Sequence[Any], errors: Errors | None) -> None:
         """Outcomes for the block's calls from ``first`` on; ``HOLE`` where one is still to come.
@@ -144,14 +141,18 @@ class Window:
         if self._greedy:
             self.taken += count
 
+    def settle(self) -> None:
+        """The consumer is done with the list that was handed out last."""
+        self.taken += self.lent
+        self.bytes -= self.lent_bytes
+        self.lent = self.lent_bytes = 0
+
     def pull(self) -> list[Any] | None:
         """Results to hand out next, or ``None`` if there are none yet.
 
         The list handed out before counts as taken from now on. After a failure there is nothing more.
         """
-        self.taken += self.lent
-        self.bytes -= self.lent_bytes
-        self.lent = self.lent_bytes = 0
+        self.settle()
         if self.failure is not None:
             return None
         values, nbytes = self._next()
@@ -200,3 +201,12 @@ class Window:
             values += more
             nbytes += weight
         return values, nbytes
+
+
+def fitting(limit_bytes: int, outstanding: int, held: int, finished: int, seen: int) -> int:
+    """How many items more fit into so many bytes, when ``outstanding`` ones hold ``held`` bytes so far.
+
+    What is in flight counts as what was seen before (``seen`` bytes of ``finished`` calls): its results are still to come.
+    """
+    mean = max(held / max(outstanding, 1), seen / max(finished, 1), 1.0)
+    return max(int(limit_bytes / mean) - outstanding, 0 if outstanding else 1)

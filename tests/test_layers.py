@@ -10,7 +10,16 @@ import sys
 
 import pytest
 
-HEAVY = {"asyncio", "anyio", "uvloop", "numpy", "multiprocessing", "concurrent.futures", "importlib.metadata"}
+HEAVY = {
+    "asyncio",
+    "anyio",
+    "uvloop",
+    "numpy",
+    "multiprocessing",
+    "concurrent.futures",
+    "importlib.metadata",
+    "sqlite3",
+}
 
 BESIDE_ASYNCIO = {"__future__", "_compat_pickle", "_pickle", "fcntl", "mmap", "pickle"}
 

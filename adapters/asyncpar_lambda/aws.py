@@ -259,7 +259,7 @@ class LambdaPool(FunctionPool):
         defaults: dict[str, Any] = {
             "limit": None, "limit_bytes": None, "ordered": True, "timeout": None, "retries": 0,
             "retry_on": (WorkerLostError,), "return_exceptions": False, "progress": False, "chunksize": None,
-            "rate": None,
+            "rate": None, "journal": None, "key": None,
         }  # fmt: skip
         unknown = set(options) - set(defaults)
         if unknown:

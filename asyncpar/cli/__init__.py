@@ -3,6 +3,7 @@
     run       run a script with a pool chosen by name
     doctor    what works on this machine, and what to install
     demo      a crawl of Python's own sources, measured
+    journal   what files of results hold
     lambda    and the like: commands that adapters bring, by the entry-point group `asyncpar.commands`
 
 Importing this costs nothing: workers import functions from `asyncpar.cli.demo`, and do not need the command.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -11,6 +12,7 @@ from cyclopts.validators import Number
 from asyncpar.cli.errors import exit_codes
 
 PositiveInt = Annotated[int, Parameter(validator=Number(gte=1))]
+Flag = Annotated[bool, Parameter(negative="")]
 
 
 def _version() -> str:
@@ -57,7 +59,7 @@ def run(
 
 @app.command
 @exit_codes
-def doctor(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def doctor(*, json: Flag = False) -> int:
     """Try everything on this machine, and say what to install for the rest.
 
     The exit code is 0 unless the core itself does not work.
@@ -97,6 +99,89 @@ def demo(
     from asyncpar.cli.demo.command import show_demo
 
     return show_demo(pool, limit=limit, files=files, latency=latency / 1000)
+
+
+journal = App(
+    name="journal", help="Files that keep the results of maps: what they hold, and what is to become of it."
+)
+app.command(journal)
+
+
+@journal.command
+@exit_codes
+def show(path: Path, /, *, check: Flag = False) -> int:
+    """Say which functions a journal has results of, how many, and whether somebody writes to it now.
+
+    Nothing is unpickled. The exit code is 1 if `--check` finds damage.
+
+    Parameters
+    ----------
+    path
+        The journal.
+    check
+        Read every result, and say how many are damaged.
+    """
+    from asyncpar.cli.journal import show
+
+    return show(path, check=check)
+
+
+@journal.command
+@exit_codes
+def export(path: Path, output: Path | None = None, /) -> int:
+    """Write the results that can be read to another file. The exit code is 1 if there are others.
+
+    This unpickles the results (not for `.journal`): export no file of somebody whom you would not let run code.
+
+    Parameters
+    ----------
+    path
+        The journal.
+    output
+        A new file. Its suffix is the format: `.jsonl`; `.parquet` (with the extra parquet); or `.journal`, which takes what is
+        sound in a damaged journal to a new one. By default JSON lines go to stdout.
+    """
+    from asyncpar.cli.journal import write_out
+
+    return write_out(path, output)
+
+
+@journal.command
+@exit_codes
+def forget(path: Path, function: str | None = None, /, *, yes: Flag = False) -> int:
+    """Remove results, so that they are computed anew.
+
+    Parameters
+    ----------
+    path
+        The journal.
+    function
+        Only those of this function, as `asyncpar journal show` names it.
+    yes
+        Do not ask.
+    """
+    from asyncpar.cli.journal import forget
+
+    return forget(path, function, yes=yes)
+
+
+@journal.command
+@exit_codes
+def accept(path: Path, function: str | None = None, /, *, yes: Flag = False) -> int:
+    """Keep results although their function has changed: the next run takes them as its own.
+
+    Parameters
+    ----------
+    path
+        The journal.
+    function
+        Only those of this function, as `asyncpar journal show` names it.
+    yes
+        Do not ask.
+    """
+    from asyncpar.cli.journal import accept
+
+    return accept(path, function, yes=yes)
 
 
 # Adapters bring commands of their own, as apps that import little before they are run.

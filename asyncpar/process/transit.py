@@ -290,6 +290,7 @@ class InContext:
 
     def __init__(self, function: Callable[..., Any], values: Any = None) -> None:
         self.function, self.values = function, values
+        self.as_passed = function  # by the user
         self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
         self.__module__ = getattr(function, "__module__", "builtins")
 

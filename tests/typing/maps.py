@@ -34,6 +34,8 @@ async def on_a_pool(pool: Pool, processes: ProcessPool, threads: ThreadPool) -> 
     assert_type(await threads.map(bytes.hex, results), list[str])
     assert_type(await processes.map(power, [1], numbers(), limit=2), list[float])
     assert_type(await processes.map(fetch, ["a"]), list[bytes])
+    assert_type(await pool.map(shorten, ["a"], journal="run.journal", key=len), list[bytes])
+    assert_type(await pool.map(shorten, ["a"], journal=asyncpar.Journal("a", version=1)), list[bytes])
     assert_type(await processes.map(abs, numbers()).reduce(max), int)
 
 

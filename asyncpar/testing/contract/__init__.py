@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncpar.testing.contract.bounds import BoundsContract
 from asyncpar.testing.contract.calls import CallsContract
 from asyncpar.testing.contract.failures import FailuresContract
+from asyncpar.testing.contract.journal import JournalContract
 from asyncpar.testing.contract.lifetime import LifetimeContract
 from asyncpar.testing.contract.maps import MapsContract
 from asyncpar.testing.contract.stateful import StatefulContract
@@ -19,6 +20,7 @@ class PoolContract(
     MapsContract,
     BoundsContract,
     FailuresContract,
+    JournalContract,
     StatefulContract,
     WholesContract,
 ):
