@@ -6,6 +6,8 @@ General layout:
     place fleet     the loop's side: a rank's place, and the poller of all
     worker          the far side, which runs calls as a worker process does
     wire buffers    messages, and the large buffers beside them
+    comm            Comm: collective operations that are awaited, in programs that run on every rank
+    collectives     their steps; parcels and arrays: what they move; progress: the poller
     faults errors   losing ranks; being told to end
     launch          which launcher started this program, if one did
     job output      ``python -m asyncpar_mpi SCRIPT``: the ranks' parts, exit codes, logs
@@ -17,11 +19,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asyncpar_mpi.comm import Comm as Comm
+    from asyncpar_mpi.errors import ChannelError as ChannelError
     from asyncpar_mpi.errors import DrainedError as DrainedError
     from asyncpar_mpi.pool import MPIPool as MPIPool
     from asyncpar_mpi.worker import serve as serve
 
-_MODULES = {"DrainedError": "errors", "MPIPool": "pool", "serve": "worker"}
+_MODULES = {
+    "ChannelError": "errors",
+    "Comm": "comm",
+    "DrainedError": "errors",
+    "MPIPool": "pool",
+    "serve": "worker",
+}
 
 __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -13,3 +13,10 @@ class DrainedError(AsyncparError):
     """
 
     exit_code = 75
+
+
+class ChannelError(AsyncparError, RuntimeError):
+    """A channel cannot do this now, or its ranks are not in the same operation; the message says what to do.
+
+    Ranks that start operations of one channel in different orders would get each other's data.
+    """
