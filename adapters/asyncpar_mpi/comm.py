@@ -91,7 +91,7 @@ class Comm:
     ``mpiexec -n 4 python -m mpi4py SCRIPT``, which ends the whole job when one rank fails.
 
     **The loop stays free**: no call blocks in MPI. While something is under way it is looked at in every turn of the
-    loop, for a moment, then after an eighth of the time that nothing came, at most 20 ms. Pickling, and the operation
+    loop, for 8 ms, then less and less often, at least every 20 ms. Pickling, and the operation
     of ``reduce``, run on the loop.
 
     :param comm: what to duplicate; default: ``COMM_WORLD``. Making a channel is collective
@@ -150,7 +150,9 @@ class Comm:
         if earlier := _duplicating.get(source.handle):
             raise claim.refuse(earlier)
         _duplicating[source.handle] = claim
-        operation = claim.operation = Operation(self._duplicate(source), partial(_duplicating.pop, source.handle))
+        operation = claim.operation = Operation(
+            self._duplicate(source), partial(_duplicating.pop, source.handle)
+        )
         self._ranks = await of_loop().run(operation)
         return self
 

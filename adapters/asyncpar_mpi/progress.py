@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import enum
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from mpi4py import MPI
 
-from asyncpar_mpi.wire import Backoff
+from asyncpar_mpi.wire import Backoff as MessageBackoff
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ def complete_all(begins: Iterable[Begin], most: int) -> Steps[None]:
     """Begin requests in their order, so many at the same time, until all are complete."""
     running: deque[tuple[MPI.Request, Begin]] = deque()
     waiting = iter(begins)
-    begun = True
+    begun, stand = True, Stand.WAITING
     try:
         while True:
             moved = False
@@ -66,10 +67,12 @@ def complete_all(begins: Iterable[Begin], most: int) -> Steps[None]:
                     running.append((begin(), begin))  # whose closure has the buffers
                     moved = True
             if moved:
+                stand = Stand.MOVED
                 continue  # what has begun may be complete at once
             if not running:
                 return
-            yield Stand.WAITING
+            yield stand
+            stand = Stand.WAITING
     except BaseException:  # MPI's errors, and the generator's end: what is left of it must be kept
         abandoned.extend(running)
         raise
@@ -161,15 +164,29 @@ class Operation:
         return self.value
 
 
+class Backoff(MessageBackoff):
+    """When to look again at a request that MPI has: all ranks have to look several times until it is complete, and
+    none sees how far it is. So it spins for longer, as long as asyncio's timers, of 1 ms, would be too slow by far;
+    then it looks after a part of the time that nothing moved, at most 20 ms.
+    """
+
+    SPIN = 8e-3
+    PART = 1 / 32
+
+    def delay(self) -> float:
+        idle = time.perf_counter() - self.since
+        return 0.0 if idle < self.SPIN else min(self.MOST, idle * self.PART)
+
+
 class Progress:
-    """The poller of a loop: spins for a moment, then looks after an eighth of the time that nothing moved, at most 20 ms.
+    """The poller of a loop: spins for a moment, then looks less and less often, at least every 20 ms.
 
     It runs only while an operation is under way.
     """
 
     def __init__(self) -> None:
         self.running: list[Operation] = []
-        self.backoff = Backoff()
+        self.backoff, self.message_backoff = Backoff(), MessageBackoff()
         self.polling: asyncio.Handle | None = None
         self.asleep = False
 
@@ -196,7 +213,7 @@ class Progress:
             operation.settle()
 
     def look_now(self) -> None:
-        self.backoff.reset()
+        self.reset()
         if self.polling is not None:
             if not self.asleep:
                 return
@@ -210,15 +227,20 @@ class Progress:
         try:
             for operation in list(self.running):
                 if operation.step():
-                    self.backoff.reset()
+                    self.reset()
         finally:
             self.running = [operation for operation in self.running if not operation.over]
             if self.running:
                 self.come_back()
 
+    def reset(self) -> None:
+        self.backoff.reset()
+        self.message_backoff.reset()
+
     def come_back(self) -> None:
         loop = asyncio.get_running_loop()
-        delay = self.backoff.delay()
+        posted = any(operation.stand is not Stand.LOOSE for operation in self.running)
+        delay = (self.backoff if posted else self.message_backoff).delay()
         self.asleep = delay > 0
         if self.asleep:
             self.polling = loop.call_later(delay, self.poll)
