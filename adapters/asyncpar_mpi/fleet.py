@@ -125,6 +125,12 @@ class Fleet:
             os.sched_yield()  # on a shared core the ranks go first
             self.polling = self.loop.call_soon(self.poll)
 
+    def stop_polling(self) -> None:
+        """Nobody waits for anything."""
+        if self.polling is not None:
+            self.polling.cancel()
+            self.polling = None
+
     def receive(self) -> bool:
         """Take in what has come; true if it was something."""
         came = False
@@ -174,6 +180,12 @@ class Fleet:
 
     def finish(self, seconds: float) -> list[int]:
         """Let the ranks go; those that do not come to an end within the time are returned. Blocks."""
+        self.stop_polling()
+        for place in self.places.values():
+            place.link.abandon()
+            if not place.closing:  # its pool was left open
+                place.closing = True
+                self.post.send(place.slot, wire.CLOSE)
         backoff, end = wire.Backoff(), time.monotonic() + seconds
         while self.places and time.monotonic() < end:
             self.receive()

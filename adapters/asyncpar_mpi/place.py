@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import deque
 from collections.abc import Iterable
 from itertools import chain
@@ -64,7 +65,7 @@ class RankPlace(Place):
         self.flushing = False
         self.told = 0  # cancelled ranges
         self.incoming: deque[wire.Incoming] = deque()
-        self.heard = pool.loop.time()  # when the first call without an outcome may have begun at the earliest
+        self.heard = time.monotonic()  # when the first call without an outcome may have begun at the earliest
         self.begun = -1  # the call with which a timed chunk began
         self.closing = False
 
@@ -126,7 +127,7 @@ class RankPlace(Place):
             self.advance()
         elif tag == wire.BEGAN:
             (self.begun,) = WORD.unpack(body)
-            self.heard = self.pool.loop.time()
+            self.heard = time.monotonic()
         elif tag == wire.KEPT:
             (self.link.words[KEPT],) = WORD.unpack(body)
         elif tag == wire.CLOSED:
@@ -150,7 +151,7 @@ class RankPlace(Place):
         link, words = self.link, self.link.words
         if words[SEQ] != link.answered:
             words[SEQ] = link.answered
-            self.heard = self.pool.loop.time()
+            self.heard = time.monotonic()
         words[BUSY] = bool(link.in_flight)
 
     def unpack(self, payload: bytes) -> Any:
