@@ -16,7 +16,7 @@ from asyncpar_mpi import output
 from asyncpar_mpi.errors import DrainedError
 from asyncpar_mpi.launch import LaunchError, check_library, check_size, find_launch
 
-FINISH_SECONDS = 2.0
+FINISH_SECONDS = 1.0
 """How long ranks may take to come to an end after the script, before the job is aborted."""
 
 

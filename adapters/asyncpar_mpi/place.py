@@ -135,10 +135,13 @@ class RankPlace(Place):
             self.fleet.released(self)
 
     def advance(self) -> bool:
-        """Take in the messages that are whole; true if there was one."""
+        """Take in the messages that are whole; true if something came."""
         came = False
-        while self.incoming and self.incoming[0].progress():
-            came = True
+        while self.incoming:
+            whole = self.incoming[0].progress()
+            came = came or whole or self.incoming[0].moved
+            if not whole:
+                break
             luggage = self.incoming.popleft()
             self.received.received.update(luggage.buffers)
             self.link.feed(luggage.frames)

@@ -7,10 +7,11 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from asyncpar.chunks import Chunk
 from asyncpar.errors import BrokenPoolError, NestedPoolError, UnsupportedError, WorkerLostError
+from asyncpar.feed import Feed
 from asyncpar.process.nursery import _log_level
 from asyncpar.process.pool import ProcessPool
 from asyncpar.reading import AsyncReader
@@ -19,7 +20,6 @@ from asyncpar_mpi.errors import DrainedError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from asyncpar.feed import Feed
     from asyncpar_mpi.buffers import Buffers
     from asyncpar_mpi.fleet import Fleet
     from asyncpar_mpi.place import RankPlace
@@ -283,6 +283,11 @@ class MPIPool(ProcessPool):
             seconds -= UNHEARD
         return (chunk.done, seconds) if seconds > 0 else None
 
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether outcomes wait for their turn on the loop."""
+        return bool(self._queue.outcomes)
+
     # -- losses
 
     def _start_heir(self) -> None:
@@ -319,6 +324,10 @@ class MPIPool(ProcessPool):
             self.broken = None  # it may have been drained
             self._break(BrokenPoolError("every rank of this pool has died: see stderr for what they said"), None)
 
+    def fail(self, error: Exception) -> None:
+        """MPI itself has failed."""
+        self._break(BrokenPoolError(f"MPI failed, and the ranks cannot be reached: {error}"), error)
+
     # -- drain
 
     def drain(self) -> None:
@@ -337,13 +346,25 @@ class MPIPool(ProcessPool):
         self._queue.calls.clear()
         for results in list(self._maps):
             engine: Any = results._engine
-            if engine is not None and (not engine.reader.exhausted or engine.again or engine.delayed):
+            if engine is not None:
                 _end(engine, error)
+
+    def vacate(self, chunk: Chunk) -> None:
+        super().vacate(chunk)
+        if self.drained and isinstance(chunk.source, Feed):  # what failed is not tried again
+            _end(chunk.source, cast("DrainedError", self.broken))
+
+    def offer(self, source: Any) -> None:
+        if self.drained and isinstance(source, Feed):
+            _end(source, cast("DrainedError", self.broken))
+        super().offer(source)
 
 
 
 def _end(feed: Feed, error: DrainedError) -> None:
-    """Let a map end as if its source had failed: after the results of what was started."""
+    """Let a map that has more to start end as if its source had failed: after the results of what was started."""
+    if feed.closed or (feed.reader.exhausted and not feed.again and not feed.delayed):
+        return
     feed.again.clear()
     for handle in (*feed.delayed, *([feed._turn] if feed._turn else [])):
         handle.cancel()
