@@ -104,7 +104,7 @@ class Fleet:
         came = False
         try:
             came = self.receive()
-            self.post.progress()
+            came = self.post.progress() or came
             if self.faults and time.perf_counter() > self.next_check:
                 self.check()
         except MPI.Exception as error:
@@ -116,21 +116,28 @@ class Fleet:
 
     def come_back(self, came: bool) -> None:
         assert self.loop is not None
-        if came or any(place.incoming for place in self.active):
+        if came:
             self.backoff.reset()
         delay = self.backoff.delay()
         if delay:
             self.polling = self.loop.call_later(delay, self.poll)
-        else:
+            return
+        if not came and not any(pool.has_outcomes for pool in self.pools):
             os.sched_yield()  # on a shared core the ranks go first
-            self.polling = self.loop.call_soon(self.poll)
+        self.polling = self.loop.call_soon(self.poll)
+
+    def stop_polling(self) -> None:
+        """Nobody waits for anything."""
+        if self.polling is not None:
+            self.polling.cancel()
+            self.polling = None
 
     def receive(self) -> bool:
         """Take in what has come; true if it was something."""
         came = False
         for place in list(self.active):
-            if place.incoming and place.advance():
-                came = True
+            if place.incoming:
+                came = place.advance() or came
         for _ in range(MOST):
             arrival = self.post.receive()
             if arrival is None:
@@ -146,10 +153,14 @@ class Fleet:
     # -- deaths
 
     def failed(self, error: MPI.Exception) -> None:
-        """An MPI call went wrong: if not for a death, the job cannot go on."""
-        if not (self.faults and gone(error)):
-            raise error
-        self.check()
+        """An MPI call went wrong: if not for a death, no pool can go on."""
+        if self.faults and gone(error):
+            self.check()
+            return
+        self.active.clear()
+        self.post.sending.clear()
+        for pool in list(self.pools):
+            pool.fail(error)
 
     def check(self) -> None:
         """Settle what the ranks had that have died."""
@@ -174,6 +185,12 @@ class Fleet:
 
     def finish(self, seconds: float) -> list[int]:
         """Let the ranks go; those that do not come to an end within the time are returned. Blocks."""
+        self.stop_polling()
+        for place in self.places.values():
+            place.link.abandon()
+            if not place.closing:  # its pool was left open
+                place.closing = True
+                self.post.send(place.slot, wire.CLOSE)
         backoff, end = wire.Backoff(), time.monotonic() + seconds
         while self.places and time.monotonic() < end:
             self.receive()

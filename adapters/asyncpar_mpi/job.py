@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import signal
 import sys
@@ -15,7 +16,7 @@ from asyncpar_mpi import output
 from asyncpar_mpi.errors import DrainedError
 from asyncpar_mpi.launch import LaunchError, check_library, check_size, find_launch
 
-FINISH_SECONDS = 5.0
+FINISH_SECONDS = 1.0
 """How long ranks may take to come to an end after the script, before the job is aborted."""
 
 
@@ -90,6 +91,7 @@ def _lead(world: Any, command: Sequence[str], module: bool) -> int:
     from asyncpar_mpi.fleet import Fleet
 
     fleet = pool.job = Fleet(world)
+    forget_segments()
     os.environ.setdefault("ASYNCPAR_POOL", "mpi")
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, lambda number, frame: fleet.drain())
@@ -101,6 +103,16 @@ def _lead(world: Any, command: Sequence[str], module: bool) -> int:
         print(f"asyncpar_mpi: ending the job, though still in a call: rank {names}", file=sys.stderr, flush=True)
         _abort(world, code)
     return code
+
+
+def forget_segments() -> None:
+    """Take MPICH's shared memory out of the folder: all ranks have mapped it, and only ``Finalize`` would remove it."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:  # not Linux
+        return
+    for path in set(re.findall(r"/dev/shm/mpich_shm_\S+$", maps, re.MULTILINE)):
+        Path(path).unlink(missing_ok=True)
 
 
 def _abort(world: Any, code: int) -> Any:
@@ -121,7 +133,8 @@ def exit_code(command: Sequence[str], module: bool) -> int:
         if _drained(error):
             print(f"asyncpar_mpi: {error}", file=sys.stderr)
             return DrainedError.exit_code
-        sys.excepthook(type(error), error, _below(error, command[0]))
+        error.__traceback__ = _below(error, command[0])
+        sys.excepthook(type(error), error, error.__traceback__)
         return 1
     return 0
 

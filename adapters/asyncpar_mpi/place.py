@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import deque
 from collections.abc import Iterable
 from itertools import chain
@@ -64,7 +65,7 @@ class RankPlace(Place):
         self.flushing = False
         self.told = 0  # cancelled ranges
         self.incoming: deque[wire.Incoming] = deque()
-        self.heard = pool.loop.time()  # when the first call without an outcome may have begun at the earliest
+        self.heard = time.monotonic()  # when the first call without an outcome may have begun at the earliest
         self.begun = -1  # the call with which a timed chunk began
         self.closing = False
 
@@ -126,7 +127,7 @@ class RankPlace(Place):
             self.advance()
         elif tag == wire.BEGAN:
             (self.begun,) = WORD.unpack(body)
-            self.heard = self.pool.loop.time()
+            self.heard = time.monotonic()
         elif tag == wire.KEPT:
             (self.link.words[KEPT],) = WORD.unpack(body)
         elif tag == wire.CLOSED:
@@ -134,10 +135,13 @@ class RankPlace(Place):
             self.fleet.released(self)
 
     def advance(self) -> bool:
-        """Take in the messages that are whole; true if there was one."""
+        """Take in the messages that are whole; true if something came."""
         came = False
-        while self.incoming and self.incoming[0].progress():
-            came = True
+        while self.incoming:
+            whole = self.incoming[0].progress()
+            came = came or whole or self.incoming[0].moved
+            if not whole:
+                break
             luggage = self.incoming.popleft()
             self.received.received.update(luggage.buffers)
             self.link.feed(luggage.frames)
@@ -150,7 +154,7 @@ class RankPlace(Place):
         link, words = self.link, self.link.words
         if words[SEQ] != link.answered:
             words[SEQ] = link.answered
-            self.heard = self.pool.loop.time()
+            self.heard = time.monotonic()
         words[BUSY] = bool(link.in_flight)
 
     def unpack(self, payload: bytes) -> Any:

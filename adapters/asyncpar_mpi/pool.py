@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from asyncpar.chunks import Chunk
 from asyncpar.errors import BrokenPoolError, NestedPoolError, UnsupportedError, WorkerLostError
+from asyncpar.feed import Feed
 from asyncpar.process.nursery import _log_level
 from asyncpar.process.pool import ProcessPool
 from asyncpar.reading import AsyncReader
@@ -18,7 +20,6 @@ from asyncpar_mpi.errors import DrainedError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from asyncpar.feed import Feed
     from asyncpar_mpi.buffers import Buffers
     from asyncpar_mpi.fleet import Fleet
     from asyncpar_mpi.place import RankPlace
@@ -121,6 +122,8 @@ class MPIPool(ProcessPool):
             place = crew.places[rank] = RankPlace(self, fleet, rank)
             self.places.append(place)
             fleet.open(place, settings)
+        if fleet.draining:
+            self.loop.call_soon(self.drain)
 
     def _find_fleet(self) -> Fleet:
         if os.environ.get("ASYNCPAR_WORKER") == str(os.getpid()):
@@ -161,11 +164,11 @@ class MPIPool(ProcessPool):
             place.send(wire.CLOSE)
         while any(place.closing and not place.gone for place in places) and self.loop.time() < end:
             await asyncio.sleep(0.001)
-        if fleet.polling is not None:  # the loop may be closed before the last rank has answered
-            fleet.polling.cancel()
-            fleet.polling = None
+        for place in places:
+            place.link.abandon()
+        if not fleet.pools:  # the loop may be closed before the last rank has answered
+            fleet.stop_polling()
         if self.comm is not None:
-            await asyncio.to_thread(lambda: None)
             fleet.finish(0.0)
 
     async def _end_thread(self) -> None:
@@ -221,7 +224,7 @@ class MPIPool(ProcessPool):
     # -- places
 
     def _place(self) -> Any:
-        if self.broken is not None:
+        if self.broken is not None and not self.drained:
             self._fail_all(self.broken)
         best: Any = None
         for place in self.places:
@@ -236,7 +239,7 @@ class MPIPool(ProcessPool):
         from asyncpar_mpi.place import numbers_of
 
         if not place.link.in_flight:
-            place.heard = self.loop.time()
+            place.heard = time.monotonic()
         place.link.sent(chunk)
         place.look()
         place.calls += len(chunk.items)
@@ -275,10 +278,15 @@ class MPIPool(ProcessPool):
         link = place.link
         if not link.in_flight or link.in_flight[0] is not chunk:
             return None
-        seconds = self.loop.time() - place.heard
+        seconds = time.monotonic() - place.heard
         if not chunk.seq <= place.begun <= link.answered:
             seconds -= UNHEARD
         return (chunk.done, seconds) if seconds > 0 else None
+
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether outcomes wait for their turn on the loop."""
+        return bool(self._queue.outcomes)
 
     # -- losses
 
@@ -313,7 +321,12 @@ class MPIPool(ProcessPool):
             lost = f"rank {place.slot} (worker {place.pid} on {place.host}) died, and what lived in it is gone"
             self._break(WorkerLostError(lost, pid=place.pid), None)
         else:
+            self.broken = None  # it may have been drained
             self._break(BrokenPoolError("every rank of this pool has died: see stderr for what they said"), None)
+
+    def fail(self, error: Exception) -> None:
+        """MPI itself has failed."""
+        self._break(BrokenPoolError(f"MPI failed, and the ranks cannot be reached: {error}"), error)
 
     # -- drain
 
@@ -322,28 +335,36 @@ class MPIPool(ProcessPool):
         if self.drained or self._state != "open":
             return
         self.drained = True
-        error = drained()
+        error = DrainedError("the job was told to end: what ran was finished, and nothing more is started")
+        self.broken, self._state = error, "broken"  # to whoever calls
+        for lives in list(self._streams):
+            if isinstance(lives._pool, MPIPool):
+                lives._pool.drain()
         for call in list(self._queue.calls):
             self._drop(call)
             call.end(None, error)
         self._queue.calls.clear()
         for results in list(self._maps):
             engine: Any = results._engine
-            if engine is not None and (not engine.reader.exhausted or engine.again or engine.delayed):
+            if engine is not None:
                 _end(engine, error)
 
-    def _check_open(self) -> None:
-        super()._check_open()
-        if self.fleet is not None and self.fleet.draining:
-            raise drained()
+    def vacate(self, chunk: Chunk) -> None:
+        super().vacate(chunk)
+        if self.drained and isinstance(chunk.source, Feed):  # what failed is not tried again
+            _end(chunk.source, cast("DrainedError", self.broken))
 
+    def offer(self, source: Any) -> None:
+        if self.drained and isinstance(source, Feed):
+            _end(source, cast("DrainedError", self.broken))
+        super().offer(source)
 
-def drained() -> DrainedError:
-    return DrainedError("the job was told to end: what ran was finished, and nothing more is started")
 
 
 def _end(feed: Feed, error: DrainedError) -> None:
-    """Let a map end as if its source had failed: after the results of what was started."""
+    """Let a map that has more to start end as if its source had failed: after the results of what was started."""
+    if feed.closed or (feed.reader.exhausted and not feed.again and not feed.delayed):
+        return
     feed.again.clear()
     for handle in (*feed.delayed, *([feed._turn] if feed._turn else [])):
         handle.cancel()

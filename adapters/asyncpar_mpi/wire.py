@@ -73,8 +73,10 @@ class Backoff:
         idle = time.perf_counter() - self.since
         return 0.0 if idle < self.SPIN else min(self.MOST, idle / 8)
 
-    def wait(self) -> None:
-        """Let others run meanwhile."""
+    def wait(self, moved: bool = False) -> None:
+        """Let others run meanwhile; what moves is waited for anew."""
+        if moved:
+            self.reset()
         delay = self.delay()
         if delay:
             time.sleep(delay)
@@ -96,13 +98,16 @@ class Incoming:
         self.pieces = pieces(buffer for _, buffer in self.buffers)
         self.receiving: deque[MPI.Request] = deque()
         self.whole = not self.buffers
+        self.moved = False  # whether something came at the last look
 
     def progress(self) -> bool:
         """Receive what has come; true when all of it has."""
+        self.moved = False
         if self.whole:
             return True
         while self.receiving and self.receiving[0].Test():
             del self.receiving[0]
+            self.moved = True
         while len(self.receiving) < PIECES:
             piece = next(self.pieces, None)
             if piece is None:
@@ -136,12 +141,14 @@ class Post:
         for piece in pieces(buffer for _, buffer in buffers):
             self.sending.append((self.bulk.Isend([piece, MPI.BYTE], rank, FRAMES), piece))
 
-    def progress(self) -> None:
-        """Let go of what was sent."""
-        for _ in range(len(self.sending)):
+    def progress(self) -> bool:
+        """Let go of what was sent; true if something was."""
+        before = len(self.sending)
+        for _ in range(before):
             request, kept = self.sending.popleft()
             if not request.Test():
                 self.sending.append((request, kept))
+        return len(self.sending) < before
 
     def receive(self, source: int = MPI.ANY_SOURCE) -> Arrival | None:
         """The next message, if one is there."""

@@ -124,8 +124,7 @@ class Rank:
         """Wait until everything that was sent has gone."""
         backoff = wire.Backoff()
         while self.post.sending:
-            self.post.progress()
-            backoff.wait()
+            backoff.wait(self.post.progress())
 
     def take(self) -> bool:
         """Take one message in, if one has come."""
@@ -149,7 +148,7 @@ class Rank:
             incoming = wire.Incoming(self.post.bulk, 0, body)
             backoff = wire.Backoff()
             while not incoming.progress():
-                backoff.wait()
+                backoff.wait(incoming.moved)
             self.inbox.append(Luggage(incoming.frames, incoming.buffers))
         elif tag == wire.CONTROL:
             if self.worker is not None:
