@@ -121,7 +121,7 @@ class Operation:
     def __init__(self, steps: Steps[Any], ended: Callable[[], None]) -> None:
         self.steps, self.ended = steps, ended
         self.stand = Stand.WAITING
-        self.over = False
+        self.over = self.released = False
         self.value: Any = None
         self.error: BaseException | None = None
         self.future: asyncio.Future[Any] | None = None
@@ -149,7 +149,8 @@ class Operation:
 
     def settle(self) -> None:
         self.over = True
-        self.ended()
+        if self.dropped:
+            self.release()
         if self.future is None or self.future.done():
             return
         if self.error is None:
@@ -157,6 +158,14 @@ class Operation:
         else:
             self.future.set_exception(self.error)
             self.future.exception()  # seen: its awaiter may have been cancelled in this very turn
+
+    def release(self) -> None:
+        """It is over, for whoever awaited it too: not before that goes on, so that tasks overlap or not whatever
+        the other ranks do.
+        """
+        if not self.released:
+            self.released = True
+            self.ended()
 
     def outcome(self) -> Any:
         if self.error is not None:
@@ -196,14 +205,18 @@ class Progress:
         Cancelling gives it up where it stands loose. Elsewhere it goes on, and its outcome is dropped.
         """
         operation.step()
-        if operation.over:
-            await asyncio.sleep(0)  # many that need not wait must not keep the others from running
-            return operation.outcome()
-        future = operation.future = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda future: self.give_up(operation) if future.cancelled() else None)
-        self.running.append(operation)
-        self.look_now()
-        return await future
+        try:
+            if operation.over:
+                await asyncio.sleep(0)  # many that need not wait must not keep the others from running
+                return operation.outcome()
+            future = operation.future = asyncio.get_running_loop().create_future()
+            future.add_done_callback(lambda future: self.give_up(operation) if future.cancelled() else None)
+            self.running.append(operation)
+            self.look_now()
+            return await future
+        finally:
+            if operation.over:
+                operation.release()
 
     def give_up(self, operation: Operation) -> None:
         """Nobody wants it any more."""
