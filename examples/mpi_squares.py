@@ -50,7 +50,7 @@ async def main() -> None:
 
             async def total(channel: Comm, value: int, after: float) -> int:
                 await asyncio.sleep(after)
-                return await channel.allreduce(value)
+                return int(await channel.allreduce(value))
 
             pause = 0.01 * comm.rank
             ones, hundreds = await asyncpar.gather(total(comm, 1, pause), total(other, 100, 0.02 - pause))

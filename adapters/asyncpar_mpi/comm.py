@@ -268,10 +268,10 @@ class Comm:
         except Exception as error:  # the user's iterator may raise anything
             return [parcels.refusal(error)] * self.size
         if len(given) != self.size:
-            error = ValueError(
+            wrong = ValueError(
                 f"{name}(): rank {self.rank} gave {len(given)} items: give a list of {self.size}, one for each rank"
             )
-            return [parcels.refusal(error)] * self.size
+            return [parcels.refusal(wrong)] * self.size
         packed = [self._pack(value, name) for value in given]
         refused = [parcel for parcel in packed if parcel.error is not None]
         return [refused[0]] * self.size if refused else packed
@@ -533,6 +533,10 @@ class Comm:
         :raises TypeError: what came is an object, sent by ``send``: it is lost
         """
         await self._receive("Recv", array_of(buf, "Recv(): buf", writable=True), source, tag, status)
+
+
+def _duplicated(handle: int) -> None:
+    del _duplicating[handle]
 
 
 def _task() -> str:

@@ -129,7 +129,7 @@ async def buffers(comm):
         await comm.Gather(mine, whole if rank == 1 else None, 1)
         assert (whole[:, -1] == (everybody if rank == 1 else 0)).all()
         await comm.Allgather(mine, whole)
-        assert (whole.T == everybody).all()
+        assert (everybody == whole.T).all()
         theirs = np.zeros(count * size)
         await comm.Alltoall(np.repeat(everybody, count) + 10.0 * rank, theirs)
         assert (theirs == np.repeat(everybody * 10 + rank, count)).all()
@@ -165,7 +165,11 @@ def payloads():
 
     @settings(max_examples=30, database=None, deadline=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
-    @given(st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3)))
+    @given(
+        st.recursive(
+            leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3)
+        )
+    )
     def collect(payload):
         found.append(payload)
 
@@ -217,7 +221,11 @@ async def one_channel_in_two_orders(comm):
     done = await asyncio.gather(first, second, return_exceptions=True)
     assert done[0] == size
     assert isinstance(done[1], ChannelError)
-    for words in ("bcast() of task 'hundreds'", "allreduce() of task 'ones'", "async with comm.dup() as channel"):
+    for words in (
+        "bcast() of task 'hundreds'",
+        "allreduce() of task 'ones'",
+        "async with comm.dup() as channel",
+    ):
         assert words in str(done[1])
     await comm.barrier()
 
@@ -263,7 +271,10 @@ async def cancelled_collective(comm):
             del buffer, task
             gc.collect()
             assert kept() is not None
-            with raises(ChannelError, r"barrier\(\) cannot begin: Bcast\(\) of task 'impatient' was cancelled.*drained\(\)"):
+            with raises(
+                ChannelError,
+                r"barrier\(\) cannot begin: Bcast\(\) of task 'impatient' was cancelled.*drained\(\)",
+            ):
                 await channel.barrier()
             draining = asyncio.create_task(channel.drained())
             await cancelled(draining)  # which changes nothing
@@ -331,13 +342,21 @@ async def the_loop_stays_free(comm):
 
 async def refused_buffers(comm):
     numbers, size = np.zeros(6), comm.size
-    with raises(ValueError, rf"Allgather\(\): recvbuf holds 6 items of 8 bytes \(d\), but {size} ranks .* make it 192 bytes"):
+    with raises(
+        ValueError,
+        rf"Allgather\(\): recvbuf holds 6 items of 8 bytes \(d\), but {size} ranks .* make it 192 bytes",
+    ):
         await comm.Allgather(numbers, np.zeros(6))
-    with raises(TypeError, r"sendbuf holds 6 items of 8 bytes \(d\), but recvbuf 12 items of 4 bytes \(f\).*one dtype"):
+    with raises(
+        TypeError, r"sendbuf holds 6 items of 8 bytes \(d\), but recvbuf 12 items of 4 bytes \(f\).*one dtype"
+    ):
         await comm.Allreduce(numbers, np.zeros(12, "f4"))
     with raises(ValueError, r"Alltoall\(\): sendbuf holds 6 items.*a multiple of 4"):
         await comm.Alltoall(numbers, np.zeros(6))
-    with raises(TypeError, r"Bcast\(\): buf must be a.* contiguous buffer in host memory, as of numpy.ascontiguousarray"):
+    with raises(
+        TypeError,
+        r"Bcast\(\): buf must be a.* contiguous buffer in host memory, as of numpy.ascontiguousarray",
+    ):
         await comm.Bcast(numbers[::2])
     with raises(TypeError, r"Recv\(\): buf must be a writable"):
         await comm.Recv(b"abc")
@@ -402,7 +421,9 @@ async def checked_channels(comm):
     async with Comm(check=True) as checked, checked.dup() as child:
         for channel in (checked, child):
             assert await channel.allreduce(1) == comm.size
-            with raises(ChannelError, r"rank 0 in bcast\(root=0\), rank 1 in barrier\(\).* in one order on every rank"):
+            with raises(
+                ChannelError, r"rank 0 in bcast\(root=0\), rank 1 in barrier\(\).* in one order on every rank"
+            ):
                 await (channel.barrier() if comm.rank == 1 else channel.bcast(1))
             with raises(ChannelError, r"rank 2 in Allreduce\(16 bytes\), rank 3 in Allreduce\(8 bytes\)"):
                 numbers = np.zeros(1 + (comm.rank == 2))

@@ -11,10 +11,14 @@ import pytest
 
 pytest.importorskip("mpi4py", reason="needs the extra 'mpi'")
 
-from tests.adapters import mpi_jobs  # noqa: E402 - after it is known that MPI is there
+from tests.adapters import mpi_jobs
 
 HERE = mpi_jobs.ROOT / "tests/adapters"
-SCENARIOS = re.findall(r"^async def (?!main|cancelled\(|comm_in)(\w+)\(comm\)", (HERE / "mpi_comm_job.py").read_text(), re.M)
+SCENARIOS = re.findall(
+    r"^async def (?!main|cancelled\(|comm_in)(\w+)\(comm\)",
+    (HERE / "mpi_comm_job.py").read_text(),
+    re.MULTILINE,
+)
 
 
 class Job(NamedTuple):

@@ -52,7 +52,9 @@ def run(folder, *options_and_script):
 
 def test_every_scenario(tmp_path):
     """What holds on MPICH holds here; the environment is without Hypothesis."""
-    done = run(tmp_path, [mpi_jobs.ROOT / "tests/adapters/mpi_comm_job.py", "asyncio", "whatever_hypothesis_finds"])
+    done = run(
+        tmp_path, [mpi_jobs.ROOT / "tests/adapters/mpi_comm_job.py", "asyncio", "whatever_hypothesis_finds"]
+    )
     assert done.code == 0, done.err
     assert "through large_objects" in done.out
 
