@@ -32,7 +32,8 @@ def run(
     Parameters
     ----------
     command
-        The script and its arguments, or `-m`, a module and its arguments.
+        The script and its arguments, or `-m`, a module and its arguments. Put `--` in front of options that this
+        command knows too.
     ranks
         How many processes: one for the script, the others for its calls.
     survive

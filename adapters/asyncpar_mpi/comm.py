@@ -152,7 +152,7 @@ class Comm:
             raise claim.refuse(earlier)
         _duplicating[source.handle] = claim
         operation = claim.operation = Operation(
-            self._duplicate(source), partial(_duplicating.pop, source.handle)
+            self._duplicate(source), partial(_duplicated, source.handle)
         )
         self._ranks = await of_loop().run(operation)
         forget_segments()

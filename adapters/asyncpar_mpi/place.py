@@ -13,6 +13,7 @@ from asyncpar.process.arena import slabs, unpack
 from asyncpar.process.layout import (
     BUSY,
     CANCELS,
+    FUNCTION,
     HEADER,
     KEPT,
     LOG_AT,
@@ -76,12 +77,13 @@ class RankPlace(Place):
         if self.gone or not data:
             return
         at = 0
-        while HEADER.unpack_from(data, at)[1] == SHARE:
-            size = HEADER.unpack_from(data, at)[0]
+        while at < len(data):
+            size, kind, *_ = HEADER.unpack_from(data, at)
+            if kind not in (FUNCTION, SHARE):
+                break  # calls: their buffers are given
             at += HEADER.size + size
-            self.luggage += self.packed.named(slabs(data[at - size : at]))
-            if at == len(data):
-                break
+            if kind == SHARE:
+                self.luggage += self.packed.named(slabs(data[at - size : at]))
         self.luggage += self.packed.named(numbers)
         self.frames.append(data)
         if not self.flushing:

@@ -204,8 +204,8 @@ class Progress:
 
         Cancelling gives it up where it stands loose. Elsewhere it goes on, and its outcome is dropped.
         """
-        operation.step()
         try:
+            operation.step()
             if operation.over:
                 await asyncio.sleep(0)  # many that need not wait must not keep the others from running
                 return operation.outcome()

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mpi4py import MPI
 
 from asyncpar import residence
-from asyncpar.process import transit
+from asyncpar.process import options, transit
+from asyncpar.process.arena import slabs
 from asyncpar.process.layout import (
     BUSY,
     CANCELS,
@@ -182,6 +183,7 @@ class RankWorker(Worker):
         super().__init__(-1, -1, arena, 0, 0.0)
         self.outgoing: deque[bytes] = deque()
         self.main = threading.get_ident()
+        self.constant_buffers: dict[int, dict[int, Any]] = {}  # of constants that no call has named yet
         self.attending = False
         self.prompt = self.always_prompt = rank.faults
         if settings["by_value"]:
@@ -193,6 +195,8 @@ class RankWorker(Worker):
         residence.find_constant = self.constant
         transit.adapted = self.adapted
         signal.signal(signal.SIGINT, self.on_signal)
+        if settings["main"] == options._main_location():  # this rank runs the same script: it need not be imported
+            sys.modules["__mp_main__"] = sys.modules["__main__"]
         transit.prepare(self.send, settings)
         try:
             if settings["initializer"] is not None:
@@ -315,11 +319,19 @@ class RankWorker(Worker):
 
     def on_share(self, payload: bytes, flags: int, count: int, number: int) -> None:
         super().on_share(payload, flags, count, number)
-        self.constant(number)  # now: its buffers came with this message
+        received = self.buffers.received
+        self.constant_buffers[number] = {buffer: received.pop(buffer) for buffer in slabs(payload)}
+
+    def constant(self, number: int) -> Any:
+        self.buffers.received.update(self.constant_buffers.pop(number, {}))
+        return super().constant(number)
 
     def on_forget(self, payload: bytes, flags: int, count: int, aux: int) -> None:
         if not count:
             residence.enter({})
+        if flags:
+            for number in WORD.iter_unpack(payload):
+                self.constant_buffers.pop(number[0], None)
         super().on_forget(payload, flags, count, aux)
 
 

@@ -101,6 +101,7 @@ async def messages(comm):
         assert (into[:-1] == left).all()
         assert into[-1] == 0
         assert (status.source, status.tag, status.Get_count(MPI.LONG)) == (left, 0, count)
+    await comm.barrier()  # until here rank 0 receives from anybody
     if rank == 0:  # of several, by tag and by whoever is first
         status, senders = MPI.Status(), set()
         for _ in range(size - 1):
