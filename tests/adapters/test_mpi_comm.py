@@ -69,6 +69,26 @@ def test_the_job_ends_well(job):
     assert len(SCENARIOS) == len(job.out.splitlines()) >= 18
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_any_number_of_ranks(tmp_path, ranks):
+    """Reductions keep the order of ranks, and what is large goes everywhere, where the tree is not full."""
+    script = program(tmp_path, """
+async with Comm() as comm:
+    r, size = comm.rank, comm.size
+    assert await comm.allreduce([r], operator.add) == list(range(size))
+    for root in range(size):
+        assert await comm.reduce(str(r), operator.add, root) == ("012"[:size] if r == root else None)
+        assert (await comm.scatter([np.full(200_000, 7)] * size if r == root else None, root)).sum() == 1_400_000
+    assert [len(each) for each in await comm.allgather(bytes(100_000 + r))] == [100_000 + r for r in range(size)]
+    assert [len(each) for each in await comm.alltoall([bytes(100_000 + r)] * size)] == [100_000 + r for r in range(size)]
+    whole = np.zeros((size, 200_000))
+    await comm.Allgather(np.full(200_000, float(r)), whole)
+    assert (whole.T == range(size)).all()
+""", before="import operator")  # fmt: skip
+    done = run(ranks, script, folder=tmp_path, seconds=30)
+    assert (done.code, done.out.count("end")) == (0, ranks), done.err
+
+
 def test_a_program_that_leaves_something_under_way_ends(tmp_path):
     """MPI's end does not wait for what nobody else takes part in, nor read buffers that are gone."""
     script = program(tmp_path, """
