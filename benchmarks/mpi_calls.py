@@ -1,4 +1,4 @@
-"""MPIPool beside mpi4py.futures, turn by turn in one job: `mpiexec -n 4 python benchmarks/mpi_calls.py`.
+"""MPIPool beside mpi4py.futures, turn by turn in one job: `mpiexec -n 4 python -m mpi4py -m benchmarks.mpi_calls`.
 
 Each round every rank takes part in both: rank 0 measures, the others serve. A row has the median of the rounds, the ratio,
 and the goal. The CPU that an idle rank takes is measured on ours alone.
@@ -9,13 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "adapters")]
 
 from mpi4py import MPI
 from mpi4py.futures import MPICommExecutor
@@ -52,7 +48,9 @@ def cpu_seconds(seconds: float) -> float:
 def theirs(executor: Any) -> Row:
     row: Row = {}
     list(executor.map(increment, range(100)))
-    row["calls"] = CALLS / timed(lambda: [f.result() for f in [executor.submit(increment, i) for i in range(CALLS)]])
+    row["calls"] = CALLS / timed(
+        lambda: [f.result() for f in [executor.submit(increment, i) for i in range(CALLS)]]
+    )
 
     async def awaited() -> None:
         calls = [asyncio.wrap_future(executor.submit(increment, i)) for i in range(CALLS)]
@@ -70,7 +68,7 @@ def theirs(executor: Any) -> Row:
 
 
 async def ours(comm: MPI.Intracomm) -> Row:
-    import numpy
+    import numpy as np
 
     row: Row = {}
     clock = time.perf_counter
@@ -88,7 +86,7 @@ async def ours(comm: MPI.Intracomm) -> Row:
         began = clock()
         assert len(await pool.map(increment, range(ITEMS))) == ITEMS
         row["map"] = ITEMS / (clock() - began)
-        data = numpy.zeros(BIG, "u1")
+        data = np.zeros(BIG, "u1")
         bigs = []
         for _ in range(2):
             began = clock()
@@ -122,7 +120,10 @@ def report(rows: list[tuple[Row, Row]]) -> None:
     ):
         us, them = median(1, key) * scale, median(0, key) * scale
         print(f"{name:34}{us:>12{unit}}{them:>12{unit}}{us / them:>8.2f}  {goal}")
-    for name, key in (("idle rank, share of a core", "idle"), ("idle rank 0, share of a core", "rank 0 idle")):
+    for name, key in (
+        ("idle rank, share of a core", "idle"),
+        ("idle rank 0, share of a core", "rank 0 idle"),
+    ):
         print(f"{name:34}{median(1, key):>12.3f}{'':20}  under 0.05")
 
 

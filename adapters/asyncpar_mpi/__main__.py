@@ -12,7 +12,9 @@ from asyncpar_mpi import job
 def main(arguments: list[str]) -> int:
     """Read the command line and take part in the job."""
     parser = argparse.ArgumentParser("python -m asyncpar_mpi", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--log-dir", type=Path, help="write what each rank prints to a file of its own, in this folder")
+    parser.add_argument(
+        "--log-dir", type=Path, help="write what each rank prints to a file of its own, in this folder"
+    )
     parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is the name of a module")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGUMENTS]")
     parsed = parser.parse_args(arguments)

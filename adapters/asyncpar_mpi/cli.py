@@ -14,7 +14,9 @@ from cyclopts.validators import Number
 
 from asyncpar.cli.errors import CommandError, exit_codes
 
-app = App(name="mpi", help="Run a script on the ranks of an MPI job, as mpiexec -n N python -m asyncpar_mpi does.")
+app = App(
+    name="mpi", help="Run a script on the ranks of an MPI job, as mpiexec -n N python -m asyncpar_mpi does."
+)
 
 
 @app.default
@@ -59,5 +61,7 @@ def _mpiexec() -> str:
     beside = Path(sys.executable).with_name("mpiexec")
     found = str(beside) if beside.is_file() else shutil.which("mpiexec")
     if found is None:
-        raise CommandError("there is no mpiexec here: pip install 'asyncpar[mpi]', or load the cluster's MPI module")
+        raise CommandError(
+            "there is no mpiexec here: pip install 'asyncpar[mpi]', or load the cluster's MPI module"
+        )
     return found

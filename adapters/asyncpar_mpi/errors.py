@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from asyncpar.errors import AsyncparError
+from asyncpar.errors import BrokenPoolError
 
 
-class DrainedError(AsyncparError):
+class DrainedError(BrokenPoolError):
     """The job was told to end soon (SIGUSR1 or SIGTERM): what ran was finished, and nothing more is started.
 
     Raised by maps after the results that came, and by calls that had not started. Uncaught, it ends a job that

@@ -24,7 +24,7 @@ def gone(error: MPI.Exception) -> bool:
 
 def tolerated() -> bool:
     """Whether this job outlives its ranks. The calls are there in any case: only the launcher's switch tells."""
-    return os.environ.get("OMPI_MCA_mpi_ft_enable", "") in ("1", "true")
+    return os.environ.get("OMPI_MCA_mpi_ft_enable", "") in ("1", "true")  # noqa: SIM112 - its name
 
 
 def failed(comm: Any) -> set[int]:

@@ -143,9 +143,8 @@ class Fleet:
             if arrival is None:
                 break
             came = True
-            place = self.places.get(arrival.source)
-            if place is not None:
-                place.arrived(arrival.tag, arrival.body)
+            if arrival.source in self.places:
+                self.places[arrival.source].arrived(arrival.tag, arrival.body)
         if came:
             self.active = {place for place in self.active if place.expects}
         return came

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from asyncpar_mpi import output
 from asyncpar_mpi.errors import DrainedError
@@ -48,7 +48,7 @@ def run(command: Sequence[str], module: bool, log_dir: Path | None) -> int:
         if launch.rank == 0:
             print(f"asyncpar_mpi: {error}", file=sys.stderr)
         return 2
-    return _part(MPI, command, module, log_dir)
+    return _part(MPI.COMM_WORLD, command, module, log_dir)
 
 
 def _finalize() -> None:
@@ -58,8 +58,7 @@ def _finalize() -> None:
         MPI.Finalize()
 
 
-def _part(MPI: Any, command: Sequence[str], module: bool, log_dir: Path | None) -> int:
-    world = MPI.COMM_WORLD
+def _part(world: Any, command: Sequence[str], module: bool, log_dir: Path | None) -> int:
     if log_dir is not None:
         output.to_file(log_dir, world.rank, world.size)
     elif world.rank:
@@ -75,7 +74,10 @@ def _part(MPI: Any, command: Sequence[str], module: bool, log_dir: Path | None) 
 
 
 def _serve(world: Any) -> None:
-    for number in (signal.SIGUSR1, signal.SIGTERM):  # launchers send them to every rank; rank 0 knows what to do
+    for number in (
+        signal.SIGUSR1,
+        signal.SIGTERM,
+    ):  # launchers send them to every rank; rank 0 knows what to do
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGINT, lambda number, frame: None)
     from asyncpar_mpi.worker import serve
@@ -100,7 +102,9 @@ def _lead(world: Any, command: Sequence[str], module: bool) -> int:
         stream.flush()
     if busy := fleet.finish(FINISH_SECONDS):
         names = ", ".join(map(str, busy))
-        print(f"asyncpar_mpi: ending the job, though still in a call: rank {names}", file=sys.stderr, flush=True)
+        print(
+            f"asyncpar_mpi: ending the job, though still in a call: rank {names}", file=sys.stderr, flush=True
+        )
         _abort(world, code)
     return code
 
@@ -111,14 +115,15 @@ def forget_segments() -> None:
         maps = Path("/proc/self/maps").read_text()
     except OSError:  # not Linux
         return
-    for path in set(re.findall(r"/dev/shm/mpich_shm_\S+$", maps, re.MULTILINE)):
+    for path in set(re.findall(r"/dev/shm/mpich_shm_\S+$", maps, re.MULTILINE)):  # noqa: S108 - MPICH's name
         Path(path).unlink(missing_ok=True)
 
 
-def _abort(world: Any, code: int) -> Any:
+def _abort(world: Any, code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     world.Abort(code)
+    os._exit(code)
 
 
 def exit_code(command: Sequence[str], module: bool) -> int:

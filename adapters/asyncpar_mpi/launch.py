@@ -44,9 +44,13 @@ def check_library(launch: Launch) -> None:
 
     name = MPI.Get_library_version().partition("\n")[0].partition(",")[0].strip()
     ours = "Open MPI" if "Open MPI" in name else "MPICH"
-    theirs = {"Open MPI's mpiexec": "Open MPI", "MPICH's mpiexec or srun --mpi=pmi2": "MPICH"}.get(launch.launcher)
+    theirs = {"Open MPI's mpiexec": "Open MPI", "MPICH's mpiexec or srun --mpi=pmi2": "MPICH"}.get(
+        launch.launcher
+    )
     if theirs is not None and theirs != ours and not MPI.Is_initialized():
-        raise LaunchError(f"{launch.launcher} started {launch.size} ranks, but mpi4py uses {name}: {_advice(ours)}")
+        raise LaunchError(
+            f"{launch.launcher} started {launch.size} ranks, but mpi4py uses {name}: {_advice(ours)}"
+        )
 
 
 def check_size(launch: Launch, size: int) -> None:

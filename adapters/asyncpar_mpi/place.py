@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from asyncpar.chunks import Chunk
 from asyncpar.process.arena import slabs, unpack
 from asyncpar.process.layout import (
     BUSY,
@@ -26,7 +27,6 @@ from asyncpar.process.layout import (
 )
 from asyncpar.process.link import NOBODY, Link
 from asyncpar.process.place import Place
-from asyncpar.chunks import Chunk
 from asyncpar_mpi import wire
 from asyncpar_mpi.buffers import Buffers
 from asyncpar_mpi.worker import RANGE, WORD
@@ -55,7 +55,8 @@ class RankPlace(Place):
         self.heavy = None
         self.functions = set()
         self.constants = set()
-        self.packed: Buffers = pool.nursery.arena
+        packed: Any = pool.nursery.arena
+        self.packed: Buffers = packed
         self.received = Buffers(copies=False)
         self.link = RankLink(
             memoryview(bytearray(LOG_AT)).cast("Q"), memoryview(b""), self.unpack, self.packed.free

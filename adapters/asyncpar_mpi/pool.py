@@ -90,7 +90,9 @@ class MPIPool(ProcessPool):
     ) -> None:
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise ValueError(f"window= must be a whole number of at least 1, not {window!r}")
-        super().__init__(workers or 1, initializer=initializer, grace=grace, functions=functions, context=context)
+        super().__init__(
+            workers or 1, initializer=initializer, grace=grace, functions=functions, context=context
+        )
         self.comm, self.most, self.window = comm, workers, window
         self.spin = 0.0  # the fleet's poller does that
         self.settings.pop("flags")
@@ -103,10 +105,10 @@ class MPIPool(ProcessPool):
         if self.owner is not None:
             await self._borrow()
             return
+        fleet = self.fleet = self._find_fleet()
         from asyncpar_mpi.buffers import Buffers
         from asyncpar_mpi.place import RankPlace
 
-        fleet = self.fleet = self._find_fleet()
         crew: Any = Crew(fleet, Buffers(copies=True))
         self.nursery = crew
         self.packing.open(crew)
@@ -127,7 +129,9 @@ class MPIPool(ProcessPool):
 
     def _find_fleet(self) -> Fleet:
         if os.environ.get("ASYNCPAR_WORKER") == str(os.getpid()):
-            raise NestedPoolError("an MPIPool cannot be opened inside a worker: return the work to the caller")
+            raise NestedPoolError(
+                "an MPIPool cannot be opened inside a worker: return the work to the caller"
+            )
         if self.comm is not None:
             from asyncpar_mpi.fleet import Fleet
 
@@ -143,7 +147,9 @@ class MPIPool(ProcessPool):
         if self.watch is not None:
             self.watch.cancel()
         end = self.loop.time() + self.grace + 0.05
-        while any(place.link.in_flight and not place.stuck for place in self.places) and self.loop.time() < end:
+        while (
+            any(place.link.in_flight and not place.stuck for place in self.places) and self.loop.time() < end
+        ):
             await asyncio.sleep(0.001)
         await self._end_thread()
         if self.owner is not None:
@@ -318,11 +324,15 @@ class MPIPool(ProcessPool):
         if self.places or self._state not in ("open", "opening"):
             self.pump()
         elif self.owner is not None:
-            lost = f"rank {place.slot} (worker {place.pid} on {place.host}) died, and what lived in it is gone"
+            lost = (
+                f"rank {place.slot} (worker {place.pid} on {place.host}) died, and what lived in it is gone"
+            )
             self._break(WorkerLostError(lost, pid=place.pid), None)
         else:
             self.broken = None  # it may have been drained
-            self._break(BrokenPoolError("every rank of this pool has died: see stderr for what they said"), None)
+            self._break(
+                BrokenPoolError("every rank of this pool has died: see stderr for what they said"), None
+            )
 
     def fail(self, error: Exception) -> None:
         """MPI itself has failed."""
@@ -358,7 +368,6 @@ class MPIPool(ProcessPool):
         if self.drained and isinstance(source, Feed):
             _end(source, cast("DrainedError", self.broken))
         super().offer(source)
-
 
 
 def _end(feed: Feed, error: DrainedError) -> None:

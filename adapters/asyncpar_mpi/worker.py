@@ -41,7 +41,7 @@ from asyncpar.process.layout import (
 )
 from asyncpar.process.worker import Worker
 from asyncpar_mpi import wire
-from asyncpar_mpi.buffers import Buffer, Buffers
+from asyncpar_mpi.buffers import Buffers
 from asyncpar_mpi.faults import gone, tolerated
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Luggage(NamedTuple):
     """Frames and the buffers that they name."""
 
     frames: bytes
-    buffers: list[Buffer]
+    buffers: list[wire.Buffer]
 
 
 def serve(comm: MPI.Intracomm | None = None) -> None:
@@ -195,7 +195,9 @@ class RankWorker(Worker):
         residence.find_constant = self.constant
         transit.adapted = self.adapted
         signal.signal(signal.SIGINT, self.on_signal)
-        if settings["main"] == options._main_location():  # this rank runs the same script: it need not be imported
+        if (
+            settings["main"] == options.main_location()
+        ):  # this rank runs the same script: it need not be imported
             sys.modules["__mp_main__"] = sys.modules["__main__"]
         transit.prepare(self.send, settings)
         try:
@@ -384,5 +386,3 @@ class Pulse:
             pause = min(SLOW_PULSE, max(PULSE, (time.monotonic() - began) / 8))
             assert self.main is not None
             signal.pthread_kill(self.main, signal.SIGINT)
-
-

@@ -53,14 +53,14 @@ def program() -> dict[str, Any]:
     # Workers know the user's script by this name, and so what they send back from it.
     sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
     return {
-        "main": _main_location(),
+        "main": main_location(),
         "path": list(sys.path),
         "argv": list(sys.argv),
         "flags": subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
     }
 
 
-def _main_location() -> tuple[str, str] | None:
+def main_location() -> tuple[str, str] | None:
     """Where a worker finds the user's script: as multiprocessing's spawn does it."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)

@@ -11,7 +11,18 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 SECONDS = 60.0
-LAUNCHERS = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "SLURM_", "MPI_", "HYDI_", "HYDRA_", "ASYNCPAR_POOL", "ASYNCPAR_WORKER")
+LAUNCHERS = (
+    "OMPI_",
+    "PMI_",
+    "PMIX_",
+    "PRTE_",
+    "SLURM_",
+    "MPI_",
+    "HYDI_",
+    "HYDRA_",
+    "ASYNCPAR_POOL",
+    "ASYNCPAR_WORKER",
+)
 
 
 class Job(NamedTuple):

@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("mpi4py", reason="needs the extra 'mpi'")
 pytest.importorskip("cyclopts", reason="needs the extra 'cli'")
 
-import asyncpar  # noqa: E402 - after it is known that MPI is there
-from asyncpar_mpi import MPIPool  # noqa: E402
-from tests.adapters import mpi_jobs  # noqa: E402
+import asyncpar
+from asyncpar_mpi import MPIPool
+from tests.adapters import mpi_jobs
 
 ASYNCPAR = Path(sys.executable).with_name("asyncpar")
 

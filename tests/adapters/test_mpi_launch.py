@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("mpi4py", reason="needs the extra 'mpi'")
 
-from tests.adapters import mpi_jobs  # noqa: E402 - after it is known that MPI is there
+from tests.adapters import mpi_jobs
 
 SLOW_MAP = """
 def work(x):
@@ -136,7 +136,9 @@ def test_the_launcher_of_another_mpi_is_refused(tmp_path):
 
 def test_ranks_that_do_not_see_each_other_are_refused(tmp_path):
     """As `srun --mpi=none` starts them."""
-    done = by_itself(tmp_path, "async def main():\n    print('ran')", SLURM_STEP_NUM_TASKS="4", SLURM_PROCID="0")
+    done = by_itself(
+        tmp_path, "async def main():\n    print('ran')", SLURM_STEP_NUM_TASKS="4", SLURM_PROCID="0"
+    )
     assert (done.code, done.out) == (2, "")
     assert "srun started 4 ranks, but MPI sees 1" in done.err
     assert "srun --mpi=pmi2" in done.err

