@@ -151,9 +151,7 @@ class Comm:
         if earlier := _duplicating.get(source.handle):
             raise claim.refuse(earlier)
         _duplicating[source.handle] = claim
-        operation = claim.operation = Operation(
-            self._duplicate(source), partial(_duplicated, source.handle)
-        )
+        operation = claim.operation = Operation(self._duplicate(source), partial(_duplicated, source.handle))
         self._ranks = await of_loop().run(operation)
         forget_segments()
         return self
@@ -255,7 +253,7 @@ class Comm:
     def _root(self, root: int, name: str) -> bool:
         """Whether this rank is the root."""
         if not 0 <= root < self.size:
-            raise ValueError(f"{name}(): root={root} is none of the ranks, which are 0 to {self.size - 1}")
+            raise ValueError(f"{name}(): {root} is none of the ranks, which are 0 to {self.size - 1}")
         return root == self.rank
 
     def _pack(self, value: object, name: str) -> Parcel:
@@ -367,7 +365,7 @@ class Comm:
     # -- objects, from rank to rank
 
     async def send(self, obj: Any, dest: int, tag: int = 0) -> None:
-        """Send an object to a rank's ``recv``. Returns when what it holds may be changed: if it is large, not before
+        """Send an object to a rank's ``recv``; to ``MPI.PROC_NULL``, nothing. Returns when what it holds may be changed: if it is large, not before
         the other rank receives it.
 
         :param tag: from 0; goes with it, so that ``recv`` may choose
@@ -392,8 +390,9 @@ class Comm:
 
     async def _send(self, name: str, parcel: Parcel, dest: int, tag: int) -> None:
         ranks = self._open_ranks()
-        if dest != MPI.PROC_NULL:
-            self._root(dest, name)
+        if dest == MPI.PROC_NULL:
+            return
+        self._root(dest, name)
         self._sent += 1
         line = Line(ranks.comm, ranks.bulk, loose=True)
         await self._run(name, line.put(parcel, dest, tag, self._sent % TAG), None, SEND, dest, tag)

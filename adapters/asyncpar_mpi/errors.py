@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncpar.errors import BrokenPoolError
+from asyncpar.errors import AsyncparError, BrokenPoolError
 
 
 class DrainedError(BrokenPoolError):

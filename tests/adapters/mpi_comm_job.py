@@ -363,10 +363,12 @@ async def refused_buffers(comm):
         await comm.Recv(b"abc")
     with raises(TypeError, "MPI cannot calculate with items of format 'T"):
         await comm.Allreduce(np.zeros(2, "i4,f8"), np.zeros(2, "i4,f8"))
-    with raises(ValueError, "root=9 is none of the ranks, which are 0 to 3"):
+    with raises(ValueError, r"bcast\(\): 9 is none of the ranks, which are 0 to 3"):
         await comm.bcast(1, 9)
-    with raises(ValueError, "root=-1 is none"):
+    with raises(ValueError, r"Bcast\(\): -1 is none"):
         await comm.Bcast(numbers, -1)
+    with raises(ValueError, r"send\(\): 4 is none"):
+        await comm.send(1, 4)
     await comm.barrier()
 
 
