@@ -48,6 +48,7 @@ class Fleet:
         self.backoff = wire.Backoff()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.polling: asyncio.Handle | None = None
+        self.asleep = False
         self.next_check = 0.0
 
     # -- ranks
@@ -90,13 +91,12 @@ class Fleet:
         """Something is to come from there: look for it."""
         self.active.add(place)
         self.backoff.reset()
-        loop = place.pool.loop
-        if self.polling is None or self.loop is not loop:
-            self.loop = loop
-        elif isinstance(self.polling, asyncio.TimerHandle):
+        loop = asyncio.get_running_loop()
+        if self.polling is not None and self.loop is loop:
+            if not self.asleep:
+                return
             self.polling.cancel()
-        else:
-            return
+        self.loop, self.asleep = loop, False
         self.polling = loop.call_soon(self.poll)
 
     def poll(self) -> None:
@@ -119,7 +119,8 @@ class Fleet:
         if came:
             self.backoff.reset()
         delay = self.backoff.delay()
-        if delay:
+        self.asleep = delay > 0
+        if self.asleep:
             self.polling = self.loop.call_later(delay, self.poll)
             return
         if not came and not any(pool.has_outcomes for pool in self.pools):

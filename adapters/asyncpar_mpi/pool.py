@@ -112,7 +112,10 @@ class MPIPool(ProcessPool):
         crew: Any = Crew(fleet, Buffers(copies=True))
         self.nursery = crew
         self.packing.open(crew)
-        ranks = fleet.take(self.most)
+        end = self.loop.time() + self.grace
+        while not (ranks := fleet.take(self.most)) and fleet.places and self.loop.time() < end:
+            fleet.receive()  # a pool that was closed just now may leave some
+            await asyncio.sleep(0.001)
         if not ranks:
             raise BrokenPoolError(
                 "every rank is in use by a pool that is open: close that first, or open it with workers= to leave some"

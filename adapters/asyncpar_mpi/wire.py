@@ -40,6 +40,8 @@ PIECE = 8 << 20
 about 3 ms; counts in messages are bound to 2 GiB besides."""
 PIECES = 2
 """Pieces that are being received at a time: the next is there when one has come."""
+SENDS = 16
+"""Messages on their way that are looked at in one go, in turn."""
 HUGE = 2 << 20
 
 Buffer = tuple[int, Any]
@@ -144,7 +146,7 @@ class Post:
     def progress(self) -> bool:
         """Let go of what was sent; true if something was."""
         before = len(self.sending)
-        for _ in range(before):
+        for _ in range(min(before, SENDS)):  # all of a long queue at each look would take forever
             request, kept = self.sending.popleft()
             if not request.Test():
                 self.sending.append((request, kept))

@@ -51,6 +51,8 @@ PULSE = 20e-3
 """Seconds after which a running call is interrupted for a look at what has come, and then every so often."""
 SLOW_PULSE = 250e-3
 """The longest between two looks, of a call that has run for long: an eighth of the time."""
+MOST_SENDS = 128
+"""Messages of answers that may be on their way."""
 WORD = struct.Struct("<Q")
 RANGE = struct.Struct("<QQ")
 
@@ -70,7 +72,13 @@ def serve(comm: MPI.Intracomm | None = None) -> None:
 
     :param comm: default: ``COMM_WORLD``
     """
-    Rank(MPI.COMM_WORLD if comm is None else comm).serve()
+    rank = Rank(MPI.COMM_WORLD if comm is None else comm)
+    try:
+        rank.serve()
+    except MPI.Exception as error:
+        if not gone(error):
+            raise
+        rank.abandon()
 
 
 class Rank:
@@ -109,7 +117,7 @@ class Rank:
             signal.signal(signal.SIGINT, before)
             if environment is None:
                 del os.environ["ASYNCPAR_WORKER"]
-        self.settle()
+        self.settle(0)
         if not self.faults:  # collective, which the dead cannot join
             self.post.close()
 
@@ -121,10 +129,12 @@ class Rank:
         self.post.progress()
         self.backoff.wait()
 
-    def settle(self) -> None:
-        """Wait until everything that was sent has gone."""
+    def settle(self, most: int) -> None:
+        """Wait until no more than so many messages are on their way: a loop that reads slowly holds its ranks back."""
+        if self.post.sending:
+            self.post.progress()
         backoff = wire.Backoff()
-        while self.post.sending:
+        while len(self.post.sending) > most:
             backoff.wait(self.post.progress())
 
     def take(self) -> bool:
@@ -184,7 +194,7 @@ class RankWorker(Worker):
         self.outgoing: deque[bytes] = deque()
         self.main = threading.get_ident()
         self.constant_buffers: dict[int, dict[int, Any]] = {}  # of constants that no call has named yet
-        self.attending = False
+        self.attending = self.pulsed = False
         self.prompt = self.always_prompt = rank.faults
         if settings["by_value"]:
             self.dump = transit.dump_by_value
@@ -247,9 +257,14 @@ class RankWorker(Worker):
         buffers = self.buffers.take_packed()
         self.rank.post.send_frames(0, b"".join(frames), buffers)
         if buffers:
-            self.rank.settle()
+            self.rank.settle(0)
         else:
-            self.rank.post.progress()
+            self.rank.settle(MOST_SENDS)
+        if self.pulsed and not self.inside[0]:
+            self.pulsed = False
+            while self.rank.take():
+                pass
+            self.note_cancelled()
 
     # -- what a worker process sees in shared memory
 
@@ -275,6 +290,8 @@ class RankWorker(Worker):
                 self.attend()
             finally:
                 self.attending = False
+        else:
+            self.pulsed = True
         super().on_signal(signum, frame)
 
     def attend(self) -> None:

