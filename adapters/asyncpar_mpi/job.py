@@ -95,8 +95,14 @@ def _lead(world: Any, command: Sequence[str], module: bool) -> int:
     fleet = pool.job = Fleet(world)
     forget_segments()
     os.environ.setdefault("ASYNCPAR_POOL", "mpi")
+
+    def told(number: int, frame: object) -> None:
+        fleet.drain()
+        if number == signal.SIGTERM:  # who says it again does not want to wait
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: fleet.drain())
+        signal.signal(number, told)
     code = exit_code(command, module)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
