@@ -64,6 +64,8 @@ def _part(world: Any, command: Sequence[str], module: bool, log_dir: Path | None
     elif world.rank:
         output.tag(world.rank)
     try:
+        world.Barrier()  # all have started, and have read and mapped what they share
+        forget_files()
         if world.rank:
             _serve(world)
             return 0
@@ -93,7 +95,6 @@ def _lead(world: Any, command: Sequence[str], module: bool) -> int:
     from asyncpar_mpi.fleet import Fleet
 
     fleet = pool.job = Fleet(world)
-    forget_segments()
     os.environ.setdefault("ASYNCPAR_POOL", "mpi")
 
     def told(number: int, frame: object) -> None:
@@ -115,8 +116,15 @@ def _lead(world: Any, command: Sequence[str], module: bool) -> int:
     return code
 
 
-def forget_segments() -> None:
-    """Take MPICH's shared memory out of the folder: all ranks have mapped it, and only ``Finalize`` would remove it."""
+def forget_files() -> None:
+    """Remove the files of MPICH that nobody needs any more, and that stay if the job ends by a death or by ``Abort``.
+
+    They are the name of its shared memory, and its launcher's description of the machine.
+    """
+    topology = os.environ.get("HWLOC_XMLFILE", "")
+    if Path(topology).name.startswith("hydra_hwloc_xmlfile_"):
+        del os.environ["HWLOC_XMLFILE"]
+        Path(topology).unlink(missing_ok=True)
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:  # not Linux
