@@ -64,7 +64,7 @@ def _part(world: Any, command: Sequence[str], module: bool, log_dir: Path | None
     elif world.rank:
         output.tag(world.rank)
     try:
-        world.Barrier()  # all have started, and have read and mapped what they share
+        world.Barrier()  # all have started, and have mapped what they share
         forget_files()
         if world.rank:
             _serve(world)
@@ -117,14 +117,7 @@ def _lead(world: Any, command: Sequence[str], module: bool) -> int:
 
 
 def forget_files() -> None:
-    """Remove the files of MPICH that nobody needs any more, and that stay if the job ends by a death or by ``Abort``.
-
-    They are the name of its shared memory, and its launcher's description of the machine.
-    """
-    topology = os.environ.get("HWLOC_XMLFILE", "")
-    if Path(topology).name.startswith("hydra_hwloc_xmlfile_"):
-        del os.environ["HWLOC_XMLFILE"]
-        Path(topology).unlink(missing_ok=True)
+    """Take MPICH's shared memory out of its folder, where it would stay if the job ends by a death or by ``Abort``."""
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:  # not Linux
