@@ -64,6 +64,8 @@ def _part(world: Any, command: Sequence[str], module: bool, log_dir: Path | None
     elif world.rank:
         output.tag(world.rank)
     try:
+        world.Barrier()  # all have started, and have mapped what they share
+        forget_files()
         if world.rank:
             _serve(world)
             return 0
@@ -93,10 +95,15 @@ def _lead(world: Any, command: Sequence[str], module: bool) -> int:
     from asyncpar_mpi.fleet import Fleet
 
     fleet = pool.job = Fleet(world)
-    forget_segments()
     os.environ.setdefault("ASYNCPAR_POOL", "mpi")
+
+    def told(number: int, frame: object) -> None:
+        fleet.drain()
+        if number == signal.SIGTERM:  # who says it again does not want to wait
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: fleet.drain())
+        signal.signal(number, told)
     code = exit_code(command, module)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -109,8 +116,8 @@ def _lead(world: Any, command: Sequence[str], module: bool) -> int:
     return code
 
 
-def forget_segments() -> None:
-    """Take MPICH's shared memory out of the folder: all ranks have mapped it, and only ``Finalize`` would remove it."""
+def forget_files() -> None:
+    """Take MPICH's shared memory out of its folder, where it would stay if the job ends by a death or by ``Abort``."""
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:  # not Linux

@@ -215,6 +215,18 @@ def test_a_drained_job_hands_out_what_it_finished_and_ends_with_75(tmp_path, num
     assert "Traceback" not in done.err
 
 
+def test_a_second_sigterm_ends_a_job_that_does_not_come_to_its_end(tmp_path):
+    """Rank 0 dies of it, and the launcher ends the others."""
+    text = """
+async def main():
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(40)
+"""
+    done = job(tmp_path, text)
+    assert done.code in (signal.SIGTERM, 128 + signal.SIGTERM)
+
+
 def test_a_drain_ends_every_kind_of_call(tmp_path):
     """Maps from sync and async sources, ordered or not, retries that wait, single calls that wait; what runs ends well."""
     text = """
