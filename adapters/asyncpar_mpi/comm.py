@@ -17,7 +17,7 @@ from asyncpar_mpi.arrays import Array, array_of, check_alike, check_size, dataty
 from asyncpar_mpi.collectives import TAG, Agreement, Ranks, Reduction
 from asyncpar_mpi.errors import ChannelError
 from asyncpar_mpi.faults import failed, gone
-from asyncpar_mpi.job import forget_segments
+from asyncpar_mpi.job import forget_files
 from asyncpar_mpi.parcels import HEAD, INLINE, RAW, Line, Parcel
 from asyncpar_mpi.progress import Operation, Steps, complete, of_loop
 
@@ -153,7 +153,7 @@ class Comm:
         _duplicating[source.handle] = claim
         operation = claim.operation = Operation(self._duplicate(source), partial(_duplicated, source.handle))
         self._ranks = await of_loop().run(operation)
-        forget_segments()
+        forget_files()
         return self
 
     def _duplicate(self, source: MPI.Intracomm) -> Steps[Ranks]:
