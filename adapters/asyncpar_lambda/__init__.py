@@ -2,7 +2,8 @@
 
 General layout:
 
-    pool            LambdaPool, beside ``asyncpar.ProcessPool`` and its like
+    aws             LambdaPool, beside ``asyncpar.ProcessPool`` and its like
+    pool            FunctionPool: what it shares with the pools of other clouds
     batch           chunks as signed requests, answers as outcomes
     envelope codec calls naming     what travels, and what may
     control         how many invocations may be in flight
@@ -23,6 +24,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asyncpar_lambda.aws import LambdaPool as LambdaPool
+    from asyncpar_lambda.aws import LambdaStatistics as LambdaStatistics
     from asyncpar_lambda.cost import CostError as CostError
     from asyncpar_lambda.cost import Plan as Plan
     from asyncpar_lambda.cost import Prices as Prices
@@ -30,16 +33,14 @@ if TYPE_CHECKING:
     from asyncpar_lambda.errors import RefusedError as RefusedError
     from asyncpar_lambda.errors import RemoteError as RemoteError
     from asyncpar_lambda.errors import StoreError as StoreError
-    from asyncpar_lambda.pool import LambdaPool as LambdaPool
-    from asyncpar_lambda.pool import LambdaStatistics as LambdaStatistics
     from asyncpar_lambda.sigv4 import Credentials as Credentials
 
 _MODULES = {
     "CodecError": "errors",
     "CostError": "cost",
     "Credentials": "sigv4",
-    "LambdaPool": "pool",
-    "LambdaStatistics": "pool",
+    "LambdaPool": "aws",
+    "LambdaStatistics": "aws",
     "Plan": "cost",
     "Prices": "cost",
     "RefusedError": "errors",

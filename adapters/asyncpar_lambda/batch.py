@@ -119,10 +119,15 @@ class Batches:
             if len(body) * 4 // 3 > envelope.MAX_INLINE:
                 head["body"] = await self._spill(f"requests/{head['nonce']}", body, sign)
                 body = b""
-        elif shared or len(body) * 4 // 3 > envelope.MAX_INLINE:
+        else:
+            await self._without_store(head, shared, body)
+        return Request(self.signer.seal(envelope.Head(**head), body), head["nonce"], answer_key)
+
+    async def _without_store(self, head: dict[str, Any], shared: dict[int, Shared[Any]], body: bytes) -> None:
+        """Make it fit into the request, or say why it does not."""
+        if shared or len(body) * 4 // 3 > envelope.MAX_INLINE:
             what = "share() needs" if shared else f"a request of {len(body):,} bytes needs"
             raise UnsupportedError(f"{what} a bucket: deploy with one, it is the default")
-        return Request(self.signer.seal(envelope.Head(**head), body), head["nonce"], answer_key)
 
     async def _encode(self, chunk: Chunk, shared: dict[int, Shared[Any]]) -> tuple[calls.Functions, bytes]:
         """On the loop, unless the arguments of this function were large before."""

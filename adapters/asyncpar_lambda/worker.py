@@ -8,6 +8,7 @@ needs it. Its settings are environment variables of the function: ``ASYNCPAR_JOB
 
 from __future__ import annotations
 
+import binascii
 import os
 import signal
 import sys
@@ -303,6 +304,8 @@ def _spill(head: Head, data: bytes) -> None:
 
 
 def _fetch(blob: Blob) -> bytes:
+    if blob.url.startswith("data:"):  # it came with the request
+        return binascii.a2b_base64(blob.url.partition(",")[2])
     from asyncpar_lambda import objects
 
     return objects.get(blob.url, blob.size)[0]

@@ -17,10 +17,10 @@ from typing import Any
 import asyncpar
 from asyncpar.cli.errors import CommandError
 from asyncpar.errors import AsyncparError
+from asyncpar_lambda.aws import LambdaPool
 from asyncpar_lambda.cli.deploying import cloud_of, deploy_now, plainly
 from asyncpar_lambda.cost import Tariff, make_plan
 from asyncpar_lambda.package import Target
-from asyncpar_lambda.pool import LambdaPool
 from asyncpar_lambda.settings import Settings, read_settings
 
 ENDPOINT = "AWS_ENDPOINT_URL"

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from asyncpar_lambda.aws import LambdaPool
 from asyncpar_lambda.envelope import new_key
 from asyncpar_lambda.local.client import LocalLambda, build_here
 from asyncpar_lambda.local.faults import Faults
-from asyncpar_lambda.pool import LambdaPool
 from asyncpar_lambda.sigv4 import Credentials
 
 
