@@ -8,10 +8,10 @@ from pathlib import Path
 from asyncpar.errors import AsyncparError
 
 
-def key_path(function_name: str) -> Path:
+def key_path(function_name: str, place: str = "lambda") -> Path:
     """The file: ``~/.config/asyncpar/lambda/<function>.key``, or under ``XDG_CONFIG_HOME``."""
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base, "asyncpar", "lambda", f"{function_name.partition(':')[0]}.key")
+    return Path(base, "asyncpar", place, f"{function_name.partition(':')[0]}.key")
 
 
 def save_key(path: Path, private_key: bytes) -> None:
