@@ -3,7 +3,7 @@
 General layout:
 
     pool      AzurePool
-    package   the folder that ``func`` publishes
+    folder    the folder that ``func`` publishes
     worker    the far side, an HTTP trigger of ``azure.functions``
 
 All else is in ``asyncpar_http``, which it shares with ``asyncpar_gcf``.
@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asyncpar_azure.package import package as package
+    from asyncpar_azure.folder import package as package
     from asyncpar_azure.pool import AzurePool as AzurePool
 
-_MODULES = {"AzurePool": "pool", "package": "package"}
+_MODULES = {"AzurePool": "pool", "package": "folder"}
 
 __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 

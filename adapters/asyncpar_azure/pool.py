@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from asyncpar_azure.package import LONGEST, MAX_BYTES
+from asyncpar_azure.folder import LONGEST, MAX_BYTES
 from asyncpar_http.pool import HTTPPool
 
 

@@ -4,7 +4,7 @@ General layout:
 
     pool      GCFPool
     identity  identity tokens
-    package   the folder that gcloud deploys
+    folder    the folder that gcloud deploys
     worker    the far side, under Google's functions-framework
     local     the framework on this machine
 
@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asyncpar_gcf.package import package as package
+    from asyncpar_gcf.folder import package as package
     from asyncpar_gcf.pool import GCFPool as GCFPool
 
-_MODULES = {"GCFPool": "pool", "package": "package"}
+_MODULES = {"GCFPool": "pool", "package": "folder"}
 
 __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asyncpar.errors import BrokenPoolError, NestedPoolError, UnsupportedError
-from asyncpar_gcf.package import KIND, TARGET
+from asyncpar_gcf.folder import KIND, TARGET
 from asyncpar_gcf.pool import GCFPool
 from asyncpar_http.folder import make_folder
 from asyncpar_http.transport import HTTPTransport

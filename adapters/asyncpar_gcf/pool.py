@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from asyncpar_gcf.folder import LONGEST, MAX_BYTES
 from asyncpar_gcf.identity import Source, Tokens, google_token
-from asyncpar_gcf.package import LONGEST, MAX_BYTES
 from asyncpar_http.pool import HTTPPool
 
 if TYPE_CHECKING:
