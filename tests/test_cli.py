@@ -140,7 +140,7 @@ def test_an_unknown_pool(command: list[str]) -> None:
     """The message names the pools that are there."""
     done = asyncpar(*command, "--pool", "abacus")
     assert done.returncode == 2
-    assert done.stderr.startswith("asyncpar: there is no pool named 'abacus'; installed are: inline, ")
+    assert done.stderr.startswith("asyncpar: there is no pool named 'abacus'; installed are: ")
     assert "process, thread" in done.stderr
     assert done.stderr.endswith("See: asyncpar doctor\n")
 
