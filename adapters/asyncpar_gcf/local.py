@@ -106,8 +106,11 @@ class LocalFramework:
             raise UnsupportedError(
                 "GCFPool.local needs functions-framework: pip install 'asyncpar[gcf-local]'"
             )
+        with _reserved() as held:
+            return await self._start(held.getsockname()[1])
+
+    async def _start(self, port: int) -> str:
         assert self._folder is not None
-        port = _free_port()
         self._keeper = await asyncio.create_subprocess_exec(
             sys.executable, "-S", "-E", str(Path(__file__).with_name("keeper.py")), str(self._folder),
             sys.executable, "-m", "functions_framework",
@@ -175,8 +178,9 @@ async def _no_headers() -> dict[str, str]:
     return {}
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
+def _reserved() -> socket.socket:
+    """A socket with a port that nobody else is given; who asks for this very port may listen on it all the same."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held

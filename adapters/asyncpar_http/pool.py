@@ -62,7 +62,7 @@ class HTTPPool(FunctionPool):
             raise ValueError(
                 f"name the function's address: {type(self).__name__}('https://…') or open_pool('{self.place}:https://…')"
             )
-        super().__init__(url, limit=limit, functions=functions)
+        super().__init__(url.partition("?")[0], limit=limit, functions=functions)  # a key may be in the query
         self.url = check_url(url)
         self._key = key
 
@@ -70,7 +70,7 @@ class HTTPPool(FunctionPool):
         self._transport = transport = await HTTPTransport.open(
             self.url, self._headers, seconds=self.longest + MARGIN
         )
-        self.deployment = _parse(self.url, await self._about(transport))
+        self.deployment = _parse(self.function_name, await self._about(transport))
         self._check_deployment(self.deployment)
         transport.seconds = self.deployment.timeout + MARGIN
         key = self._key
@@ -94,7 +94,7 @@ class HTTPPool(FunctionPool):
             if verdict.kind == "answer":
                 return reply
             if verdict.kind != "throttled" or attempt == OPEN_TRIES - 1:
-                raise AsyncparError(f"{self.url} does not say what it is: {verdict.reason}")
+                raise AsyncparError(f"{self.function_name} does not say what it is: {verdict.reason}")
             await asyncio.sleep(min(MOST_WAIT, verdict.wish or 0.2 * 2**attempt))
         raise AssertionError
 
@@ -105,7 +105,7 @@ class HTTPPool(FunctionPool):
         super()._check_deployment(deployment)
         if deployment.timeout > self.longest:
             raise UnsupportedError(
-                f"{self.url} was made for calls of {deployment.timeout:g} s, more than {self.longest:g}: "
+                f"{self.function_name} was made for calls of {deployment.timeout:g} s, more than {self.longest:g}: "
                 "make its calls shorter"
             )
 

@@ -200,7 +200,7 @@ class Worker:
             if timeout is not None and timeout <= left:
                 return False, CallTimeoutError(f"{what} ran longer than timeout={timeout:g} seconds")
             return False, CallTimeoutError(
-                f"{what} was stopped after {max(allowed, 0):.1f} s, at the timeout of the Lambda function: deploy "
+                f"{what} was stopped after {max(allowed, 0):.1f} s, at the timeout of the function: deploy "
                 "with a longer timeout=, or make the calls shorter"
             )
         except BaseException as error:

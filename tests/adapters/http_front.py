@@ -9,19 +9,21 @@ class Front:
     """A server on loopback before another one.
 
     ``script`` has what happens to the next POSTs: the bytes of a reply, ``"drop"`` for a lost answer, or ``None`` to let it
-    through, as happens to all when it is empty. ``seen`` has the heads of all requests.
+    through, as happens to all when it is empty. ``seen`` has the heads of all requests. With a context it speaks TLS.
     """
 
-    def __init__(self, upstream, script=()):
+    def __init__(self, upstream, script=(), context=None):
         self.port = int(upstream.rpartition(":")[2].split("/")[0])
         self.path = upstream.partition("//")[2].partition("/")[2]
         self.script = list(script)
         self.seen = []
         self.tasks = set()
+        self.context = context
 
     async def __aenter__(self):
-        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, limit=1 << 27)
-        self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/{self.path}"
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, limit=1 << 27, ssl=self.context)
+        scheme = "https" if self.context else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/{self.path}"
         return self
 
     async def __aexit__(self, *_):

@@ -127,6 +127,30 @@ async def test_a_call_that_runs_too_long_is_stopped_and_the_next_runs():
     assert isinstance(got[1], CallTimeoutError)
 
 
+async def test_a_call_is_stopped_at_the_functions_own_timeout():
+    async with local(timeout=1) as pool:
+        with pytest.raises(
+            CallTimeoutError, match=r"was stopped after 0\.\d s, at the timeout of the function: deploy with"
+        ):
+            await pool.run(f.nap, 300)
+        assert await pool.run(f.square, 3) == 9
+
+
+async def test_a_call_that_cannot_be_stopped_is_killed_by_the_framework_and_the_pool_heals():
+    async with local(timeout=1) as pool:
+        with pytest.raises(WorkerLostError, match=r"was lost while it ran http_jobs\.deaf"):
+            await pool.run(f.deaf, 300)
+        assert await pool.run(f.square, 3) == 9
+
+
+def test_it_runs_on_asyncios_own_loop():
+    async def main():
+        async with local() as pool:
+            return await pool.map(f.square, range(50), chunksize=5)
+
+    assert asyncio.run(main()) == [x * x for x in range(50)]
+
+
 async def test_functions_by_value():
     async with local(functions="by_value") as pool:
         offset = 3
@@ -338,6 +362,21 @@ async def test_the_token_is_sent_with_each_request():
     assert asked == [1]
 
 
+async def test_over_tls_it_trusts_what_the_system_trusts(tmp_path, monkeypatch):
+    import ssl
+
+    from tests.adapters.test_lambda_transport import certificate
+
+    pem = await asyncio.to_thread(certificate, tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    await asyncio.to_thread(context.load_cert_chain, pem)
+    async with local(limit=1) as pool, Front(pool.url, context=context) as front:
+        assert front.url.startswith("https:")
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        async with GCFPool(front.url, key=pool._key, token="t") as other:
+            assert await other.map(f.square, range(20), chunksize=5) == [x * x for x in range(20)]
+
+
 # Opening
 
 
@@ -418,6 +457,25 @@ async def test_what_other_pools_of_functions_have_is_refused():
         with pytest.raises(UnsupportedError, match="has no actors"):
             async with pool.actor(dict):
                 pass
+
+
+async def test_a_key_in_the_address_is_in_no_message():
+    async with Saying(reply(401)) as url:
+        with pytest.raises(AsyncparError) as caught:
+            async with GCFPool(f"{url}/f?code=secret", key=bytes(32)):
+                pass
+    assert f"{url}/f does not say" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_without_the_framework_it_says_what_to_install():
+    program = (
+        "import sys, asyncio; sys.modules['functions_framework'] = None\n"
+        "from asyncpar_gcf import GCFPool\n"
+        f"asyncio.run(GCFPool.local([{str(FUNCTIONS)!r}]).__aenter__())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "GCFPool.local needs functions-framework: pip install 'asyncpar[gcf-local]'" in done.stderr
 
 
 @pytest.mark.parametrize("missing", ["cryptography", "msgpack"])
