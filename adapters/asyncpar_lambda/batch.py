@@ -121,7 +121,13 @@ class Batches:
                 body = b""
         else:
             await self._without_store(head, shared, body)
-        return Request(self.signer.seal(envelope.Head(**head), body), head["nonce"], answer_key)
+        return Request(await self._seal(envelope.Head(**head), body), head["nonce"], answer_key)
+
+    async def _seal(self, head: envelope.Head, body: bytes) -> bytes:
+        """Signed on the loop, unless that takes long."""
+        if len(body) + sum(len(blob.url) for blob in head.constants) > LARGE_BYTES:
+            return await asyncio.to_thread(self.signer.seal, head, body)
+        return self.signer.seal(head, body)
 
     async def _without_store(self, head: dict[str, Any], shared: dict[int, Shared[Any]], body: bytes) -> None:
         """Make it fit into the request, or say why it does not."""

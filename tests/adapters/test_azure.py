@@ -101,7 +101,7 @@ class TestAzurePool(PoolContract):
         cls.deployed = deployed
 
     def make_pool(self):
-        return AzurePool(**self.deployed)
+        return AzurePool(**{**self.deployed, "limit": 2})
 
 
 async def until(condition, seconds=10.0):

@@ -26,4 +26,4 @@ class TestGCFPool(PoolContract):
         return "asyncio", {"use_uvloop": True}  # one loop will do: each test starts the framework
 
     def make_pool(self):
-        return GCFPool.local([Path(asyncpar.__file__).parent], allow=ALLOW, limit=4)
+        return GCFPool.local([Path(asyncpar.__file__).parent], allow=ALLOW, limit=2)
