@@ -307,6 +307,14 @@ def test_an_extra_of_extras_is_left_out() -> None:
     assert extras.parse_extras(requirements) == {"cli": ["rich", "cyclopts"], "fast": ["uvloop"]}
 
 
+def test_an_extra_that_contains_another_lists_what_it_adds() -> None:
+    """So that nothing is listed twice, and nothing is left out."""
+    requirements = [f"{package}; extra == {extra!r}" for package, extra in [
+        ("msgpack", "azure"), ("msgpack", "lambda"), ("boto3", "lambda"),
+    ]]  # fmt: skip
+    assert extras.parse_extras(requirements) == {"azure": ["msgpack"], "lambda": ["boto3"]}
+
+
 def test_extras_of_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where asyncpar is not installed, that is what is said."""
 

@@ -60,7 +60,7 @@ class GCFPool(HTTPPool):
         self._fixed = token if isinstance(token, str) else ""
         self._source = token if callable(token) else None
         if token is None and url.startswith("https:"):
-            self._source = partial(google_token, audience or url)
+            self._source = partial(google_token, audience or url.partition("?")[0])
         self._tokens: Tokens | None = None
 
     @classmethod
