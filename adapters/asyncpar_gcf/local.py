@@ -54,6 +54,7 @@ class LocalPool(GCFPool):
         self._made: dict[str, Any] = {
             "paths": tuple(map(Path, paths)), "allow": allow, "timeout": timeout, "functions": functions,
         }  # fmt: skip
+        self._packaging: asyncio.Task[None] | None = None
         self.server = LocalFramework(limit, timeout)
 
     async def _open(self) -> None:
@@ -63,17 +64,23 @@ class LocalPool(GCFPool):
                 "put the call under 'if __name__ == \"__main__\":'"
             )
         self._key, _ = new_key()
-        folder = await asyncio.to_thread(self.server.make_folder)
-        await asyncio.to_thread(
-            make_folder, KIND, folder=folder, name="local", requirements=(), key=self._key, **self._made
+        self._packaging = asyncio.create_task(
+            asyncio.to_thread(self._package, self._key), name="asyncpar: package"
         )
+        await asyncio.shield(self._packaging)
         self.url = self.function_name = await self.server.start()
         await super()._open()
+
+    def _package(self, key: bytes) -> None:
+        folder = self.server.make_folder()
+        make_folder(KIND, folder=folder, name="local", requirements=(), key=key, **self._made)
 
     async def _close(self) -> None:
         try:
             await super()._close()
         finally:
+            if self._packaging is not None:  # a thread that writes goes on when its caller is cancelled
+                await asyncio.wait([self._packaging])
             await self.server.aclose()
 
 
@@ -170,7 +177,7 @@ class LocalFramework:
                 keeper.kill()
                 await keeper.wait()
             keeper._transport.close()  # type: ignore[attr-defined]
-        if self._folder is not None:
+        if self._folder is not None and (keeper is None or keeper.returncode):  # else it has tidied up
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from email.utils import formatdate
 
@@ -46,6 +48,13 @@ def test_an_address_is_https_or_on_this_machine():
     for url in ("http://host/f", "http://127.0.0.1.evil.com/f", "ftp://host/f", "host/f"):
         with pytest.raises(ValueError, match=r"must be https|is a URL such as"):
             check_url(url)
+
+
+def test_the_worker_imports_neither_a_loop_nor_a_clouds_client():
+    program = "import sys, asyncpar_http.worker; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"asyncio", "anyio", "uvloop", "cryptography", "google.auth", "boto3", "numpy"}
+    assert heavy & set(done.stdout.split()) == set()
 
 
 async def test_a_client_closes_though_connections_were_given_up_while_they_were_made():
