@@ -19,7 +19,11 @@ def output_of(script: Path, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", str(script)],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"},  # as if the checkout were installed
+        env=os.environ
+        | {
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}",  # as if the checkout were installed
+            "XDG_CONFIG_HOME": str(folder / ".config"),  # keys are the user's own
+        },
         capture_output=True,
         text=True,
         timeout=SECONDS,

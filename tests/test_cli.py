@@ -140,7 +140,7 @@ def test_an_unknown_pool(command: list[str]) -> None:
     """The message names the pools that are there."""
     done = asyncpar(*command, "--pool", "abacus")
     assert done.returncode == 2
-    assert done.stderr.startswith("asyncpar: there is no pool named 'abacus'; installed are: inline, ")
+    assert done.stderr.startswith("asyncpar: there is no pool named 'abacus'; installed are: ")
     assert "process, thread" in done.stderr
     assert done.stderr.endswith("See: asyncpar doctor\n")
 
@@ -305,6 +305,14 @@ def test_an_extra_of_extras_is_left_out() -> None:
         ("rich", "cli"), ("cyclopts", "cli"), ("uvloop", "fast"), ("rich", "all"), ("cyclopts", "all"), ("uvloop", "all"),
     ]]  # fmt: skip
     assert extras.parse_extras(requirements) == {"cli": ["rich", "cyclopts"], "fast": ["uvloop"]}
+
+
+def test_an_extra_that_contains_another_lists_what_it_adds() -> None:
+    """So that nothing is listed twice, and nothing is left out."""
+    requirements = [f"{package}; extra == {extra!r}" for package, extra in [
+        ("msgpack", "azure"), ("msgpack", "lambda"), ("boto3", "lambda"),
+    ]]  # fmt: skip
+    assert extras.parse_extras(requirements) == {"azure": ["msgpack"], "lambda": ["boto3"]}
 
 
 def test_extras_of_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,11 +170,13 @@ async def test_the_plain_loop() -> None:
 # the whole
 
 
-@pytest.mark.parametrize("pool", ["process", "thread", "inline", "lambda"])
+@pytest.mark.parametrize("pool", ["process", "thread", "inline", "lambda", "gcf"])
 def test_demo(pool: str) -> None:
     """Every pool counts the same files, and the tables say what it took."""
     if pool == "lambda":
         pytest.importorskip("awslambdaric", reason="the lambda-local extra is not installed")
+    if pool == "gcf":
+        pytest.importorskip("functions_framework", reason="the gcf-local extra is not installed")
     command = [*DEMO, "--pool", pool, "--files", "40", "--limit", "8", "--latency", "2"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -106,15 +106,15 @@ def build(
     """
     target = target or Target()
     files: dict[str, Path] = {}
-    modules = tuple(_add_paths(files, paths))
-    _add_worker(files)
+    modules = tuple(add_paths(files, paths))
+    add_worker(files)
     with tempfile.TemporaryDirectory(prefix="asyncpar-") as folder:
         _add_requirements(files, [*WORKER_NEEDS, *requirements], target, Path(folder))
         contents = {name: path.read_bytes() for name, path in sorted(files.items())}
     size = sum(map(len, contents.values()))
     if size > MAX_UNZIPPED:
         raise PackageError(_too_large(contents, size))
-    code = _digest(contents)
+    code = digest(contents)
     data = _made.get(code)
     if data is None:
         data = _zip(contents)
@@ -123,19 +123,21 @@ def build(
     return Package(data, code, size, modules)
 
 
-def _add_paths(files: dict[str, Path], paths: Iterable[str | Path]) -> Iterator[str]:
+def add_paths(files: dict[str, Path], paths: Iterable[str | Path]) -> Iterator[str]:
+    """Add the user's files by their names in the package; the top-level names that they give."""
     for path in map(Path, paths):
         if path.is_file():
             files[path.name] = path
         elif path.is_dir():
-            for file in _walk(path):
+            for file in walk(path):
                 files[f"{path.name}/{file.relative_to(path).as_posix()}"] = file
         else:
             raise PackageError(f"there is no {path}: name files and folders that are there")
         yield path.name.removesuffix(".py")
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
+    """The files of a folder that belong into a package."""
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in LEFT_OUT]
         for name in names:
@@ -143,11 +145,11 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(where, name)
 
 
-def _add_worker(files: dict[str, Path]) -> None:
-    """asyncpar itself, for user code that imports it, and of this package what runs in the worker."""
+def add_worker(files: dict[str, Path], packages: Iterable[str] = ()) -> None:
+    """asyncpar itself, for user code that imports it, this package, and those beside it that are named."""
     core = ROOT.parent / "asyncpar" if (ROOT.parent / "asyncpar").is_dir() else ROOT.parents[1] / "asyncpar"
-    for package in (core, ROOT):
-        for file in _walk(package):
+    for package in (core, ROOT, *(ROOT.parent / name for name in packages)):
+        for file in walk(package):
             files.setdefault(f"{package.name}/{file.relative_to(package).as_posix()}", file)
 
 
@@ -161,7 +163,7 @@ def _add_requirements(files: dict[str, Path], wanted: list[str], target: Target,
         missing = [requirement for requirement in wanted if not _add_installed(files, requirement, set())]
     if missing:
         _pip(missing, target, folder)
-        for file in _walk(folder):
+        for file in walk(folder):
             name = file.relative_to(folder).as_posix()
             if not name.startswith("bin/") and not name.endswith(NOTES):
                 files.setdefault(name, file)
@@ -227,7 +229,7 @@ def _zip(contents: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _digest(contents: dict[str, bytes]) -> str:
+def digest(contents: dict[str, bytes]) -> str:
     """Of names and contents; compression may differ from one zlib to the next."""
     whole = hashlib.sha256()
     for name, data in contents.items():

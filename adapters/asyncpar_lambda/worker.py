@@ -8,6 +8,7 @@ needs it. Its settings are environment variables of the function: ``ASYNCPAR_JOB
 
 from __future__ import annotations
 
+import binascii
 import os
 import signal
 import sys
@@ -214,7 +215,7 @@ class Worker:
             if timeout is not None and timeout <= left:
                 return False, CallTimeoutError(f"{what} ran longer than timeout={timeout:g} seconds")
             return False, CallTimeoutError(
-                f"{what} was stopped after {max(allowed, 0):.1f} s, at the timeout of the Lambda function: deploy "
+                f"{what} was stopped after {max(allowed, 0):.1f} s, at the timeout of the function: deploy "
                 "with a longer timeout=, or make the calls shorter"
             )
         except BaseException as error:
@@ -318,6 +319,8 @@ def _spill(head: Head, data: bytes) -> None:
 
 
 def _fetch(blob: Blob, owner: str) -> bytes:
+    if blob.url.startswith("data:"):  # it came with the request
+        return binascii.a2b_base64(blob.url.partition(",")[2])
     from asyncpar_lambda import objects
 
     return objects.get(blob.url, blob.size, owner)[0]

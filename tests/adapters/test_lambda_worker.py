@@ -188,7 +188,7 @@ def test_a_call_is_stopped_before_lambda_would_kill_it():
     answer = ask(made(), event(f.nap, [30]), seconds=1.0)
     [error] = values(answer)
     assert isinstance(error, CallTimeoutError)
-    assert "at the timeout of the Lambda function: deploy with a longer timeout=" in str(error)
+    assert "at the timeout of the function: deploy with a longer timeout=" in str(error)
 
 
 def test_a_timeout_of_the_users_own_is_the_users_own(tmp_path, monkeypatch):

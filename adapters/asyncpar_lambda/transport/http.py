@@ -201,6 +201,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def drop(self) -> None:
+        """Close it without waiting for word of that."""
+        self.close()
+        self.client.forget(self)
+        if not self._gone.done():
+            self._gone.set_result(None)
+
     async def gone(self) -> None:
         await self._gone
 
@@ -302,14 +309,20 @@ class Client:
             raise TransportError(f"the connections to {self.host} are closed", sent=False)
         try:
             async with asyncio.timeout(self.connect_seconds):
-                _, connection = await self.loop.create_connection(
-                    lambda: Connection(self), self.name, self.port, ssl=self._context
-                )
+                return await self._connected()
         except TimeoutError as error:
             message = f"{self.host} took longer than {self.connect_seconds:g} seconds to connect"
             raise TransportError(message, sent=False) from error
         except OSError as error:  # ssl's errors too
             raise TransportError(f"no connection to {self.host}: {error}", sent=False) from error
+
+    async def _connected(self) -> Connection:
+        connection = Connection(self)
+        try:
+            await self.loop.create_connection(lambda: connection, self.name, self.port, ssl=self._context)
+        except BaseException:  # cancelled: uvloop closes what it has just made, and does not tell it that
+            connection.drop()
+            raise
         return connection
 
 

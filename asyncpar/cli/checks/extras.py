@@ -32,17 +32,19 @@ def declared_extras() -> dict[str, list[str]]:
 
 
 def parse_extras(requirements: Iterable[str]) -> dict[str, list[str]]:
-    """Return the packages by extra; one that contains whole others (`all`) is left out."""
+    """Return the packages by extra; of one that contains others whole, what it adds (`all` adds nothing)."""
     extras: dict[str, list[str]] = {}
     for requirement in requirements:
         match = REQUIREMENT.match(requirement)
         if match and match[1] != "asyncpar":
             extras.setdefault(match[3], []).append(match[1])
-    return {
-        extra: packages
-        for extra, packages in extras.items()
-        if not any(set(other) < set(packages) for other in extras.values())
-    }
+    return {extra: own for extra, packages in extras.items() if (own := _own(packages, extras))}
+
+
+def _own(packages: list[str], extras: dict[str, list[str]]) -> list[str]:
+    """Return the packages that no smaller extra, contained in this one, names already."""
+    inner = [set(other) for other in extras.values() if set(other) < set(packages)]
+    return [package for package in packages if not any(package in other for other in inner)]
 
 
 def _examine(package: str, extra: str) -> Check:
