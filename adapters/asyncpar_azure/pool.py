@@ -33,6 +33,7 @@ class AzurePool(HTTPPool):
     :param function_key: of the function or of the app, sent as ``x-functions-key``
     :param key: the private key that signs requests, or the file that holds it; default: where ``package`` left it
     :param functions: ``"names"`` or ``"by_value"``
+    :param patience: seconds for which the function may be out of reach, with pauses that grow to 10 s, before calls fail
     """
 
     place = "azure"
@@ -49,8 +50,9 @@ class AzurePool(HTTPPool):
         function_key: str = "",
         key: bytes | str | Path | None = None,
         functions: Literal["names", "by_value"] = "names",
+        patience: float = 120.0,
     ) -> None:
-        super().__init__(url, limit=limit, key=key, functions=functions)
+        super().__init__(url, limit=limit, key=key, functions=functions, patience=patience)
         self._function_key = function_key
 
     async def _headers(self) -> Mapping[str, str]:

@@ -38,6 +38,7 @@ class GCFPool(HTTPPool):
     :param audience: that the default token is for; default: the URL
     :param key: the private key, or the file that holds it; default: where ``package`` left it
     :param functions: ``"names"`` or ``"by_value"``
+    :param patience: seconds for which the function may be out of reach, with pauses that grow to 10 s, before calls fail
     """
 
     place = "gcf"
@@ -55,8 +56,9 @@ class GCFPool(HTTPPool):
         audience: str | None = None,
         key: bytes | str | Path | None = None,
         functions: Literal["names", "by_value"] = "names",
+        patience: float = 120.0,
     ) -> None:
-        super().__init__(url, limit=limit, key=key, functions=functions)
+        super().__init__(url, limit=limit, key=key, functions=functions, patience=patience)
         self._fixed = token if isinstance(token, str) else ""
         self._source = token if callable(token) else None
         if token is None and url.startswith("https:"):

@@ -43,6 +43,7 @@ class HTTPPool(FunctionPool):
     :param limit: the most requests at the same time
     :param key: the private key of the deployment, or the file that holds it; default: where it was made
     :param functions: ``"names"`` or ``"by_value"``
+    :param patience: seconds for which the function may be out of reach, with pauses that grow to 10 s, before calls fail
     """
 
     place: ClassVar[str]
@@ -57,12 +58,15 @@ class HTTPPool(FunctionPool):
         limit: int = 100,
         key: bytes | str | Path | None = None,
         functions: Literal["names", "by_value"] = "names",
+        patience: float = 120.0,
     ) -> None:
         if not url:
             raise ValueError(
                 f"name the function's address: {type(self).__name__}('https://…') or open_pool('{self.place}:https://…')"
             )
-        super().__init__(url.partition("?")[0], limit=limit, functions=functions)  # a key may be in the query
+        super().__init__(  # a key may be in the query
+            url.partition("?")[0], limit=limit, functions=functions, patience=patience
+        )
         self.url = check_url(url)
         self._key = key
 

@@ -258,7 +258,7 @@ async def collect(results):
 
 @pytest.mark.may_block  # it reads files
 async def test_when_the_framework_is_gone_calls_fail_and_say_so(tmp_path):
-    async with local() as pool:
+    async with local(patience=0.5) as pool:
         await pool.run(f.square, 1)
         call = asyncio.ensure_future(pool.run(f.hold, str(tmp_path / "at"), 1))
         await until((tmp_path / "at").exists)
@@ -266,7 +266,10 @@ async def test_when_the_framework_is_gone_calls_fail_and_say_so(tmp_path):
         with pytest.raises(WorkerLostError, match="ended the connection"):
             await call
         await refused(pool.url)
-        with pytest.raises(BrokenPoolError, match="the function cannot be reached: no connection to 127"):
+        with pytest.raises(
+            BrokenPoolError,
+            match=r"the function cannot be reached, or .* the last of them: no connection to 127",
+        ):
             await pool.run(f.square, 2)
 
 
