@@ -214,6 +214,18 @@ def test_comments_docstrings_annotations_and_place_do_not_count():
     assert identify(one, None, None).salt == identify(two, None, None).salt
 
 
+def test_where_the_lines_break_does_not_count():
+    one = made(
+        "def f(x, n):\n    while x: y = x; z = y\n    try: return x + n + y\n    finally: y = x; x = y"
+    )
+    two = made(
+        "def f(x, n):\n    while x:\n        y = x\n        z = y\n"
+        "    try:\n        pass\n        return (\n            x\n            + n\n            + y\n        )\n"
+        "    finally:\n        y = x\n        x = y"
+    )
+    assert version(one) == version(two)
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

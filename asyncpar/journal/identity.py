@@ -2,7 +2,8 @@
 
 The name and whatever is bound (arguments of a partial, an object of a bound method, variables of a closure) are the
 *identity*: another one has results of its own. The code and the defaults are the *version*: results of another version
-are refused. The code is what Python runs, so comments, formatting, docstrings and annotations do not count. It is that
+are refused. The code is what Python runs, so comments, formatting, docstrings and annotations do not count (a swap that
+is broken over two lines does: the compiler makes other code of it, and to refuse is the safe mistake). It is that
 of the function alone: what the function calls is not looked at.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dis
 import functools
 import sys
+from bisect import bisect_left
 from collections.abc import Callable
 from types import CodeType, FunctionType, MethodType
 from typing import Any, NamedTuple
@@ -19,6 +21,12 @@ from asyncpar.errors import JournalError, describe
 from asyncpar.journal.canonical import NotCanonicalError, digest, encode
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs))
+PAIRS = {
+    "LOAD_FAST_LOAD_FAST": ("LOAD_FAST", "LOAD_FAST"),
+    "STORE_FAST_LOAD_FAST": ("STORE_FAST", "LOAD_FAST"),
+    "STORE_FAST_STORE_FAST": ("STORE_FAST", "STORE_FAST"),
+}
 
 
 class Identity(NamedTuple):
@@ -227,12 +235,37 @@ def code_of(code: CodeType) -> list[Any]:
         code.co_flags & 0x2AC,
     ]
     steps.append(list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]))
-    for step in dis.get_instructions(code):
-        value = step.argval
+    offsets, instructions = _instructions(code)
+    for opcode, opname, value in instructions:
         if isinstance(value, CodeType):
             value = code_of(value)
-        elif step.opcode not in dis.hasconst and not isinstance(value, (str, int, type(None))):
+        elif opcode in JUMPS:
+            value = bisect_left(offsets, value)
+        elif opcode not in dis.hasconst and not isinstance(value, (str, int, type(None))):
             value = repr(value)
-        steps.append((step.opname, value))
-    steps.append(code.co_exceptiontable)
+        steps.append((opname, value))
+    for entry in dis.Bytecode(code).exception_entries:  # type: ignore[attr-defined] # of which typeshed does not know
+        steps.append([bisect_left(offsets, at) for at in (entry.start, entry.end, entry.target)])
+        steps.append((entry.depth, entry.lasti))
     return steps
+
+
+def _instructions(code: CodeType) -> tuple[list[int], list[tuple[int, str, Any]]]:
+    """Offsets and instructions, the same wherever the lines break.
+
+    Since Python 3.13 the compiler makes one instruction of two on the same line: such are taken apart. What does
+    nothing stands for a line.
+    """
+    offsets: list[int] = []
+    found: list[tuple[int, str, Any]] = []
+    for step in dis.get_instructions(code):
+        if step.opname in PAIRS:
+            parts = [
+                (dis.opmap[name], name, value)
+                for name, value in zip(PAIRS[step.opname], step.argval, strict=True)
+            ]
+        else:
+            parts = [] if step.opname == "NOP" else [(step.opcode, step.opname, step.argval)]
+        offsets += [step.offset + i for i in range(len(parts))]
+        found += parts
+    return offsets, found
