@@ -41,7 +41,9 @@ class Function:
 
 def name_of(call: object) -> str:
     """``module.function``, for messages."""
-    inner = getattr(call, "func", call)
+    inner: Any = call
+    while not hasattr(inner, "__qualname__") and hasattr(inner, "func"):  # a partial, perhaps of a partial
+        inner = inner.func
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     module = getattr(inner, "__module__", None)
     return name if module in (None, "builtins") else f"{module}.{name}"

@@ -75,6 +75,19 @@ async def test_exactly_the_running_call_is_lost(chunksize):
         assert all(x == 2 * i for i, x in enumerate(found) if i != 13_000)
 
 
+async def test_the_lost_call_of_a_partial_has_the_functions_name():
+    async with ProcessPool(1) as pool:
+        die = functools.partial(functools.partial(far.die_at, where=3))
+        for found in (await pool.map(die, [3], return_exceptions=True))[0], await lost(pool.run(die, 3)):
+            assert "while it ran tests.process_functions.die_at; " in str(found)
+
+
+async def lost(call):
+    with pytest.raises(WorkerLostError) as caught:
+        await call
+    return caught.value
+
+
 async def test_exactly_the_running_one_of_many_calls_is_lost():
     async with ProcessPool(2) as pool:
         await pool.run(far.die_at, 0, 1)
