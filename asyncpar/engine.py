@@ -10,7 +10,8 @@ import asyncio
 import pickle
 import weakref
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from asyncpar import sharing
@@ -61,6 +62,7 @@ class EnginePool(Pool):
         self._tasks: set[asyncio.Task[None]] = set()
         self._constants: dict[int, asyncio.Future[Any]] = {}
         self._dump: Dump = pickle.dumps
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="asyncpar-engine")
 
     # -- what an adapter supplies
 
@@ -142,7 +144,7 @@ class EnginePool(Pool):
                 raise WithdrawnError
             reply = await self._submit(chunk, request, constants)
             large = reply.values.weight() > HEAVY
-            brought, raised = await asyncio.to_thread(reply.open) if large else reply.open()
+            brought, raised = await self._off_loop(reply.open) if large else reply.open()
             chunk.function.measured(reply.seconds, max(1, len(brought)))
             for position, value in enumerate(brought):
                 values[sent[position]] = value
@@ -161,7 +163,7 @@ class EnginePool(Pool):
         items = chunk.items
         arguments = [(call.args, call.kwargs) for call in items] if chunk.singles else items
         if heavy(list(arguments)):
-            return await asyncio.to_thread(self._pack, chunk)
+            return await self._off_loop(self._pack, chunk)
         return self._pack(chunk)
 
     def _pack(self, chunk: Chunk) -> tuple[list[int], Request, Errors, list[Any]]:
@@ -241,6 +243,14 @@ class EnginePool(Pool):
     def _vacate(self, chunk: Chunk) -> None:
         if chunk in self._running:
             self.vacate(chunk)
+
+    async def _off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call what blocks, on a thread of the pool's own, which ends with it."""
+        return await self.loop.run_in_executor(self._threads, function, *args)
+
+    async def _close(self) -> None:
+        """For an adapter to call in the end."""
+        self._threads.shutdown(wait=False)  # they idle, and end at once
 
     async def _end_tasks(self) -> None:
         """For ``_close``: no chunk is waited for any more."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 import tempfile
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from asyncpar.chunks import Chunk
 from asyncpar.cpus import usable_cpus
 from asyncpar.engine import EnginePool, LostError, Place, WithdrawnError
 from asyncpar.errors import UnsupportedError
-from asyncpar.far import Constant, Reply, Request, run_chunk
+from asyncpar.far import Constant, Reply, Request
 from asyncpar.pool import Pool
+from asyncpar_dask.worker import run_task
 
 LARGE = 1 << 20
 """Bytes from which a chunk is scattered to its worker: a task's own definition goes through the scheduler."""
@@ -67,19 +70,24 @@ class DaskPool(EnginePool):
             raise ValueError("workers= is for a cluster of the pool's own: a cluster that is there has its workers")
         super().__init__(workers or usable_cpus())
         self._address, self._security, self._timeout = address, security, timeout
+        self._distributed: Any = None
         self._cluster: Any = None
         self._folder = ""
         self._client: Any = None
         self._subscribed = False
         self._futures: dict[Chunk, Any] = {}
+        self._numbers = itertools.count()
+        self._sent: dict[int, Chunk] = {}
+        self._begun: dict[Chunk, float] = {}  # of those with a timeout
 
     # -- opening and closing
 
     async def _open(self) -> None:
-        distributed, self._dump = await asyncio.to_thread(_import)
+        distributed, self._dump = await self._off_loop(_import)
+        self._distributed = distributed
         address, security = self._address, self._security
         if address is None:
-            address = await asyncio.to_thread(self._start)
+            address = await self._off_loop(self._start)
         elif isinstance(address, distributed.Client):
             security = security or address.security
             address = address.scheduler.address
@@ -87,6 +95,8 @@ class DaskPool(EnginePool):
             address, asynchronous=True, set_as_default=False, security=security, timeout=self._timeout
         )
         self._client.subscribe_topic("all", self._happened)
+        self._topic = f"asyncpar-{self._client.id}"
+        self._client.subscribe_topic(self._topic, self._has_begun)
         self._subscribed = True
         await self._client.wait_for_workers(1, timeout=self._timeout)
         for worker, threads in (await self._client.nthreads()).items():
@@ -94,10 +104,8 @@ class DaskPool(EnginePool):
 
     def _start(self) -> str:
         """A cluster on this machine. Its scheduler has a thread of its own, so that the loop stays free."""
-        import distributed
-
         self._folder = tempfile.mkdtemp(prefix="asyncpar-dask-")
-        self._cluster = distributed.LocalCluster(
+        self._cluster = self._distributed.LocalCluster(
             n_workers=self.workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
             worker_dashboard_address=None, local_directory=self._folder, silence_logs=40,
         )  # fmt: skip
@@ -110,11 +118,13 @@ class DaskPool(EnginePool):
         if self._client is not None:
             if self._subscribed:
                 self._client.unsubscribe_topic("all")
+                self._client.unsubscribe_topic(self._topic)
             await self._client.close()
         if self._cluster is not None:
-            await asyncio.to_thread(self._cluster.close)
+            await self._off_loop(self._cluster.close)
         if self._folder:
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+            await self._off_loop(shutil.rmtree, self._folder, True)
+        await super()._close()
 
     # -- the workers
 
@@ -148,29 +158,31 @@ class DaskPool(EnginePool):
     # -- one chunk
 
     async def _submit(self, chunk: Chunk, request: Request, constants: Sequence[Any]) -> Reply:
-        from distributed import CancelledError, KilledWorker
-
         place = chunk.place
         sent: Any = request
         if request.items.weight() >= LARGE:
             sent = await self._client.scatter(request, workers=[place.address], hash=False)
         if place.lost:
             raise self._death(place)
+        number = next(self._numbers)
+        topic = self._topic if chunk.timeout is not None else None
         future = self._futures[chunk] = self._client.submit(
-            run_chunk, sent, *constants, workers=[place.address], pure=False
+            run_task, (topic, number), sent, *constants, workers=[place.address], pure=False
         )
+        self._sent[number] = chunk
         try:
             reply: Reply = await future
-        except CancelledError as error:  # Dask's: asyncio has another
+        except self._distributed.CancelledError as error:  # asyncio's is another
             if place.lost:
                 raise self._death(place) from None
             if not self._wanted(chunk):
                 raise WithdrawnError from None
             raise LostError(f"Dask dropped the task ({error})") from error
-        except KilledWorker as error:
+        except self._distributed.KilledWorker as error:
             raise self._death(place) from error
         finally:
-            del self._futures[chunk]
+            del self._futures[chunk], self._sent[number]
+            self._begun.pop(chunk, None)
         place.pid = reply.pid
         return reply
 
@@ -178,6 +190,15 @@ class DaskPool(EnginePool):
         task = self.loop.create_task(self._futures[chunk].cancel(), name="asyncpar: a chunk that is cancelled")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _has_begun(self, event: tuple[float, Any]) -> None:
+        chunk = self._sent.get(event[1])
+        if chunk is not None:
+            self._begun[chunk] = self.loop.time()
+
+    def _progress(self, chunk: Chunk) -> tuple[int, float] | None:
+        begun = self._begun.get(chunk)
+        return None if begun is None else (chunk.done, self.loop.time() - begun)
 
     def _death(self, place: DaskPlace) -> LostError:
         who = f"worker {place.pid} at {place.address}" if place.pid else f"the worker at {place.address}"
@@ -201,10 +222,10 @@ class DaskPool(EnginePool):
 
 
 def _import() -> tuple[Any, Any]:
-    """Dask's package, and how it pickles. It takes half a second."""
+    """Dask's package, and how it pickles. It takes half a second. By name: type checkers do not have it."""
     try:
-        import cloudpickle
-        import distributed
+        cloudpickle: Any = import_module("cloudpickle")
+        distributed: Any = import_module("distributed")
     except ImportError as error:
         raise ImportError("DaskPool needs Dask. Install it with: pip install 'asyncpar[dask]'") from error
     return distributed, cloudpickle.dumps

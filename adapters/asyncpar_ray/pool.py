@@ -76,14 +76,14 @@ class RayPool(EnginePool):
     # -- opening and closing
 
     async def _open(self) -> None:
-        self._joined = await asyncio.to_thread(session.join, self._address, self.workers, self._init_options)
+        self._joined = await self._off_loop(session.join, self._address, self.workers, self._init_options)
         self._ray = ray = session.import_ray()
         self._dump = ray.cloudpickle.dumps
         if self._wanted_workers is None:
-            resources = await asyncio.to_thread(ray.cluster_resources)
+            resources = await self._off_loop(ray.cluster_resources)
             self.workers = max(1, int(resources.get("CPU", 1)))
         self.places = [Place() for _ in range(self.workers)]
-        await asyncio.to_thread(self._connect)
+        await self._off_loop(self._connect)
 
     def _connect(self) -> None:
         options = {"max_retries": 0, "retry_exceptions": False, **self._task_options}
@@ -98,14 +98,15 @@ class RayPool(EnginePool):
         self._refs.clear()
         if self._joined:
             self._joined = False
-            await asyncio.to_thread(session.leave)
+            await self._off_loop(session.leave)
+        await super()._close()
 
     # -- one chunk
 
     async def _submit(self, chunk: Chunk, request: Request, constants: Sequence[Any]) -> Reply:
         errors = self._ray.exceptions
         if request.items.weight() >= LARGE:
-            ref = await asyncio.to_thread(self._remote, request, list(constants))
+            ref = await self._off_loop(self._remote, request, list(constants))
             if not self._wanted(chunk):
                 self._cancel(ref, force=False)
         else:
@@ -145,7 +146,7 @@ class RayPool(EnginePool):
         self._ray.cancel(ref, force=force)
 
     async def _keep(self, constant: Constant) -> Any:
-        return await asyncio.to_thread(self._ray.put, constant)
+        return await self._off_loop(self._ray.put, constant)
 
     def _solo(self) -> Pool:
         return RayActorPool(self)
@@ -160,7 +161,7 @@ class RayActorPool(RayPool):
 
     async def _open(self) -> None:
         self.places = [Place()]
-        await asyncio.to_thread(self._connect)
+        await self._off_loop(self._connect)
 
     def _connect(self) -> None:
         options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 0}
@@ -192,9 +193,7 @@ def run_task(request: Request, refs: list[Any]) -> Reply:
 def _constant(ref: Any) -> Constant:
     constant = _kept.pop(ref, None)
     if constant is None:
-        import ray
-
-        constant = ray.get(ref)
+        constant = session.import_ray().get(ref)
     _kept[ref] = constant
     while len(_kept) > CONSTANTS:
         _kept.popitem(last=False)

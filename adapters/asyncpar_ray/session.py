@@ -9,6 +9,7 @@ import logging
 import shutil
 import tempfile
 import threading
+from importlib import import_module
 from typing import Any
 
 _lock = threading.Lock()
@@ -17,9 +18,9 @@ _folder = ""
 
 
 def import_ray() -> Any:
-    """Ray's package. It takes a second."""
+    """Ray's package. It takes a second. By name: type checkers do not have it."""
     try:
-        import ray
+        ray: Any = import_module("ray")
     except ImportError as error:
         raise ImportError("RayPool needs Ray. Install it with: pip install 'asyncpar[ray]'") from error
     return ray
