@@ -35,6 +35,12 @@ class Parcels:
     def __init__(self, content: bytes | list[tuple[bytes, list[Any]]]) -> None:
         self.content = content
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        content = self.content
+        if protocol < 5 and not isinstance(content, bytes):  # Dask's scheduler asks for that
+            content = [(data, [bytes(buffer) for buffer in buffers]) for data, buffers in content]
+        return Parcels, (content,)
+
     def weight(self) -> int:
         """Bytes in all."""
         if isinstance(self.content, bytes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -106,8 +107,8 @@ class DaskPool(EnginePool):
         """A cluster on this machine. Its scheduler has a thread of its own, so that the loop stays free."""
         self._folder = tempfile.mkdtemp(prefix="asyncpar-dask-")
         self._cluster = self._distributed.LocalCluster(
-            n_workers=self.workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
-            worker_dashboard_address=None, local_directory=self._folder, silence_logs=40,
+            n_workers=self.workers, threads_per_worker=1, processes=True, host="127.0.0.1", local_directory=self._folder,
+            silence_logs=logging.ERROR, dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},
         )  # fmt: skip
         address: str = self._cluster.scheduler_address
         return address

@@ -36,7 +36,7 @@ def join(address: str | None, workers: int, options: dict[str, Any]) -> bool:
             return _users > 0  # else it is the program's own, which ends it
         chosen: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.ERROR}
         if address is None:
-            _folder = tempfile.mkdtemp(prefix="asyncpar-ray-")
+            _folder = tempfile.mkdtemp(prefix="asyncpar-ray-", dir=_short_folder())
             chosen |= {"address": "local", "num_cpus": workers, "include_dashboard": False, "_temp_dir": _folder}
         else:
             chosen |= {"address": address}
@@ -47,6 +47,11 @@ def join(address: str | None, workers: int, options: dict[str, Any]) -> bool:
             raise
         _users = 1
     return True
+
+
+def _short_folder() -> str | None:
+    """Ray puts sockets into its folder, whose path may have 107 bytes; its own names take 65 of them."""
+    return None if len(tempfile.gettempdir()) < 20 else "/tmp"  # noqa: S108 - mkdtemp makes the name
 
 
 def leave() -> None:
