@@ -163,12 +163,14 @@ class EnginePool(Pool):
         items = chunk.items
         arguments = [(call.args, call.kwargs) for call in items] if chunk.singles else items
         if heavy(list(arguments)):
-            return await self._off_loop(self._pack, chunk)
+            packed: tuple[list[int], Request, Errors, list[Any]] = await self._off_loop(self._pack, chunk)
+            return packed
         return self._pack(chunk)
 
     def _pack(self, chunk: Chunk) -> tuple[list[int], Request, Errors, list[Any]]:
         errors: Errors = {}
-        sharing.packing.shared = shared = []
+        shared: list[Any] = []
+        sharing.packing.shared = shared
         try:
             kind, functions, sent, values = self._parts(chunk, errors)
             parcels, unsendable = _singles(values, self._dump) if chunk.singles else pack(values, self._dump)
@@ -229,7 +231,11 @@ class EnginePool(Pool):
         self._lost += many
         names = {chunk.label(i) for i in range(chunk.done, len(chunk.items))}
         label = names.pop() if len(names) == 1 else "several functions"
-        what = "" if many == 1 else f"; it was one of the {many} calls that travelled together, and any may have run"
+        what = (
+            ""
+            if many == 1
+            else f"; it was one of the {many} calls that travelled together, and any may have run"
+        )
         message = f"{error} while it ran {label}{what}; the pool goes on; run it again with retries= if that is safe"
         self._fail(chunk, WorkerLostError(message, pid=error.pid, function=label))
 

@@ -182,7 +182,9 @@ def _run(request: Request) -> tuple[list[Any], dict[int, BaseException]]:
     return values, errors
 
 
-def _prepared(kind: str, functions: list[Any], item: Any) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]:
+def _prepared(
+    kind: str, functions: list[Any], item: Any
+) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]:
     if type(item) is Broken:
         raise item.error
     number, args, kwargs = item if kind == "singles" else (0, item if kind == "star" else (item,), {})

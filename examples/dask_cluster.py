@@ -11,18 +11,18 @@ import asyncpar
 from asyncpar_dask import DaskPool
 
 
-async def fetch(number):
+async def fetch(number: int) -> str:
     """Stand for a download: on the loop."""
     await asyncio.sleep(0.001)
     return f"page {number} " * 100
 
 
-def count_digits(page):
+def count_digits(page: str) -> int:
     """Work for the cluster."""
     return sum(word.isdigit() for word in page.split())
 
 
-async def main(address=None):
+async def main(address: str | None = None) -> None:
     """Download, and count on the cluster."""
     async with DaskPool(address) as cluster:
         pages = asyncpar.map(fetch, range(500), limit=100)

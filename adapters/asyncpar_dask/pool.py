@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import shutil
@@ -68,7 +67,9 @@ class DaskPool(EnginePool):
         if workers is not None and workers < 1:
             raise ValueError(f"workers= must be at least 1, not {workers}")
         if workers is not None and address is not None:
-            raise ValueError("workers= is for a cluster of the pool's own: a cluster that is there has its workers")
+            raise ValueError(
+                "workers= is for a cluster of the pool's own: a cluster that is there has its workers"
+            )
         super().__init__(workers or usable_cpus())
         self._address, self._security, self._timeout = address, security, timeout
         self._distributed: Any = None
@@ -106,10 +107,12 @@ class DaskPool(EnginePool):
     def _start(self) -> str:
         """A cluster on this machine. Its scheduler has a thread of its own, so that the loop stays free."""
         self._folder = tempfile.mkdtemp(prefix="asyncpar-dask-")
-        self._cluster = self._distributed.LocalCluster(
-            n_workers=self.workers, threads_per_worker=1, processes=True, host="127.0.0.1", local_directory=self._folder,
-            silence_logs=logging.ERROR, dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},
-        )  # fmt: skip
+        with import_module("dask").config.set({"temporary-directory": self._folder}):  # the scheduler's, too
+            self._cluster = self._distributed.LocalCluster(
+                n_workers=self.workers, threads_per_worker=1, processes=True, host="127.0.0.1",
+                local_directory=self._folder, silence_logs=logging.ERROR, dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
+            )  # fmt: skip
         address: str = self._cluster.scheduler_address
         return address
 
@@ -136,7 +139,9 @@ class DaskPool(EnginePool):
         if action == "remove-worker":
             self._left(what["worker"])
         elif action == "add-worker":
-            self._joined(what["worker"], (await self._client.nthreads([what["worker"]])).get(what["worker"], 0))
+            self._joined(
+                what["worker"], (await self._client.nthreads([what["worker"]])).get(what["worker"], 0)
+            )
 
     def _joined(self, address: str, threads: int) -> None:
         if any(place.address == address for place in self.places):
@@ -188,7 +193,9 @@ class DaskPool(EnginePool):
         return reply
 
     def _cancel(self, chunk: Chunk) -> None:
-        task = self.loop.create_task(self._futures[chunk].cancel(), name="asyncpar: a chunk that is cancelled")
+        task = self.loop.create_task(
+            self._futures[chunk].cancel(), name="asyncpar: a chunk that is cancelled"
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

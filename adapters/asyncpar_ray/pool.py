@@ -13,7 +13,7 @@ from asyncpar.engine import EnginePool, LostError, Place, WithdrawnError
 from asyncpar.errors import UnsupportedError
 from asyncpar.far import Constant, Reply, Request, run_chunk
 from asyncpar.pool import Pool
-from asyncpar_ray import session
+from asyncpar_ray.session import SESSION, import_ray
 
 LARGE = 100 << 10
 """Bytes from which Ray puts an argument into its object store, which may have to wait: off the loop."""
@@ -76,8 +76,8 @@ class RayPool(EnginePool):
     # -- opening and closing
 
     async def _open(self) -> None:
-        self._joined = await self._off_loop(session.join, self._address, self.workers, self._init_options)
-        self._ray = ray = session.import_ray()
+        self._joined = await self._off_loop(SESSION.join, self._address, self.workers, self._init_options)
+        self._ray = ray = import_ray()
         self._dump = ray.cloudpickle.dumps
         if self._wanted_workers is None:
             resources = await self._off_loop(ray.cluster_resources)
@@ -98,7 +98,7 @@ class RayPool(EnginePool):
         self._refs.clear()
         if self._joined:
             self._joined = False
-            await self._off_loop(session.leave)
+            await self._off_loop(SESSION.leave)
         await super()._close()
 
     # -- one chunk
@@ -117,7 +117,9 @@ class RayPool(EnginePool):
         except errors.RayError as error:
             if not self._wanted(chunk):
                 raise WithdrawnError from error
-            if isinstance(error, errors.RayTaskError):  # it could not even begin: asyncpar is missing there, say
+            if isinstance(
+                error, errors.RayTaskError
+            ):  # it could not even begin: asyncpar is missing there, say
                 raise
             raise self._death(error) from error
         finally:
@@ -138,7 +140,9 @@ class RayPool(EnginePool):
         return True
 
     def _kill(self, chunk: Chunk, ref: Any) -> None:
-        self._kills = {kill for kill in self._kills if not kill.cancelled() and kill.when() > self.loop.time()}
+        self._kills = {
+            kill for kill in self._kills if not kill.cancelled() and kill.when() > self.loop.time()
+        }
         if self._refs.get(chunk) is ref:
             self._cancel(ref, force=True)
 
@@ -193,7 +197,7 @@ def run_task(request: Request, refs: list[Any]) -> Reply:
 def _constant(ref: Any) -> Constant:
     constant = _kept.pop(ref, None)
     if constant is None:
-        constant = session.import_ray().get(ref)
+        constant = import_ray().get(ref)
     _kept[ref] = constant
     while len(_kept) > CONSTANTS:
         _kept.popitem(last=False)

@@ -12,7 +12,7 @@ import signal
 import threading
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pytest
 
 import asyncpar
@@ -43,8 +43,7 @@ class EngineTests:
                 got = await pool.map(treat, items, chunksize=chunksize, return_exceptions=True)
                 assert [x for x in got if isinstance(x, int)] == [1, 3, 6, 7]
                 assert [str(got[i]).partition(":")[0] for i in (1, 3, 4)] == [
-                    "argument 1 of tests.integration.engine_tests.EngineTests."
-                    "test_what_cannot_travel_fails_alone.<locals>.treat cannot be pickled",
+                    f"argument 1 of {treat.__module__}.{treat.__qualname__} cannot be pickled",
                     "the result, a lock, cannot be pickled",
                     "an argument cannot be unpickled in the worker",
                 ]
@@ -69,10 +68,10 @@ class EngineTests:
 
         async with self.make_pool() as pool:
             for size, writable in ((10, True), (LARGE, False), (2 << 20, False)):
-                there, total, back = await pool.run(look, numpy.ones(size, numpy.uint8))
+                there, total, back = await pool.run(look, np.ones(size, np.uint8))
                 assert (there, total, back.flags.writeable) == (writable, size, writable)
                 assert int(back.sum()) == size
-            [copied] = await pool.map(lambda array: array.copy() + 1, [numpy.ones(LARGE)])
+            [copied] = await pool.map(lambda array: array.copy() + 1, [np.ones(LARGE)])
             assert copied.sum() == 2 * LARGE
 
     async def test_a_shared_object_is_there_once_for_each_worker(self):
@@ -81,7 +80,7 @@ class EngineTests:
 
             return os.getpid(), id(array), array.flags.writeable, int(array.sum())
 
-        table = asyncpar.share(numpy.ones(LARGE, numpy.uint8))
+        table = asyncpar.share(np.ones(LARGE, np.uint8))
         async with self.make_pool() as pool:
             seen = await pool.map(lambda pair, x: look(pair[0], x), [(table,)] * 20, range(20), chunksize=2)
             assert {total for _, _, _, total in seen} == {LARGE}
@@ -153,7 +152,9 @@ class EngineTests:
             while not path.exists() or not path.read_text():
                 await asyncio.sleep(0.01)
             os.kill(int(path.read_text()), signal.SIGKILL)
-            with pytest.raises(asyncpar.WorkerLostError, match=r"while it ran .*tell_and_nap; the pool goes on"):
+            with pytest.raises(
+                asyncpar.WorkerLostError, match=r"while it ran .*tell_and_nap; the pool goes on"
+            ):
                 await call
             assert await pool.run(f.square, 3) == 9
 
