@@ -55,11 +55,13 @@ format: python ## reformat, and repair what ruff can
 bench: .venv/bench/stamp ## the tables of the README: asyncpar beside its peers
 	@.venv/bench/bin/python -m benchmarks $(ARGS)
 
-integration: python .venv/ministack/stamp .venv/osls/stamp ## tests against services that need an environment of their own
+integration: python .venv/ministack/stamp .venv/osls/stamp .venv/dask/stamp .venv/ray/stamp ## tests against services that need an environment of their own
 	@$(MAKE) --no-print-directory .venv/$(main)/stamp
 	@ASYNCPAR_MINISTACK="$(CURDIR)/.venv/ministack" \
 		ASYNCPAR_OSLS="$$(test -x $(osls) && echo $(CURDIR)/$(osls))" \
 		.venv/$(main)/bin/python -m pytest tests/integration $(ARGS)
+	@for engine in dask ray; do \
+		.venv/$$engine/bin/python -m pytest tests/integration/test_$$engine.py $(ARGS) || exit 1; done
 
 clean: ## remove every environment and cache
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
@@ -82,6 +84,13 @@ python:
 .venv/ministack/stamp: requirements/ministack.txt scripts/make-venv | python
 	@CONSTRAINTS=requirements/ministack.txt scripts/make-venv .venv/ministack "$(main_python)" \
 		--requirement requirements/ministack.txt
+	@touch $@
+
+# Engines that are too large for the tests' own environment.
+engines := .venv/dask/stamp .venv/ray/stamp
+$(engines): .venv/%/stamp: $(inputs) requirements/test.txt requirements/dask.txt requirements/ray.txt | python
+	@CONSTRAINTS="requirements/constraints.txt requirements/$*.txt" scripts/make-venv .venv/$* "$(main_python)" \
+		--editable '.[fast,$*]' --requirement requirements/test.txt
 	@touch $@
 
 # The fork of the Serverless Framework that is maintained. Without npm its test says that it is skipped.

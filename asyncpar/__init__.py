@@ -14,6 +14,7 @@ General layout, from the bottom up:
 ``actors``      actors and streams;  ``residence``  their far side
 ``sharing``     ``share`` and ``Shared``
 ``inline``, ``thread``, ``process``   the pools
+``engine``      what pools on an engine of others share, as Dask;  ``far``  its far side
 ``mapping``     ``asyncpar.map``;  ``runtime``  ``run``, default pools, ``open_pool``
 ``testing``     the contract that every pool keeps, and tools for users' tests
 ``cli``         the command

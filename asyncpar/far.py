@@ -201,3 +201,10 @@ def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, A
     if runner is None:
         runner = _here.runner = asyncio.Runner()
     return runner.run(function(*args, **kwargs))
+
+
+def leave() -> None:
+    """Close the event loop that async calls had in this thread, if they had one."""
+    runner: asyncio.Runner | None = _here.__dict__.pop("runner", None)
+    if runner is not None:
+        runner.close()

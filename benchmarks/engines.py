@@ -123,7 +123,7 @@ async def measure(engine):
             for case, run in cases.items():
                 rates[case].append(await run())
     for case, found in rates.items():
-        print(f"| {case} | {statistics.median(found):,.0f} /s | {min(found):,.0f} – {max(found):,.0f} |")
+        print(f"| {case} | {statistics.median(found):,.0f} /s | {min(found):,.0f} to {max(found):,.0f} |")
 
 
 def main():
