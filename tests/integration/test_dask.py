@@ -40,6 +40,11 @@ def cluster(tmp_path_factory):
 class TestContract(PoolContract):
     stops = stateful = False
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def anyio_backend(cls):
+        return "asyncio"  # one loop will do, since Dask takes its time: what follows runs on both
+
     @pytest.fixture(autouse=True)
     def on_it(self, cluster):
         self.address = cluster
