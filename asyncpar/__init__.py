@@ -16,6 +16,7 @@ General layout, from the bottom up:
 ``sharing``     ``share`` and ``Shared``
 ``inline``, ``thread``, ``process``   the pools
 ``journal``     results of a map, kept in a file for the next run
+``engine``      what pools on an engine of others share, as Dask;  ``far``  its far side
 ``mapping``     ``asyncpar.map``;  ``runtime``  ``run``, default pools, ``open_pool``
 ``testing``     the contract that every pool keeps, and tools for users' tests
 ``cli``         the command

@@ -164,6 +164,8 @@ class Feed:
         """Items for the next chunk: twice the pool's chunk duration, an even share of what is left."""
         options, workers = self.options, self.pool.workers
         room = self.window.room()
+        if options.timeout is not None and not self.pool.knows_what_runs:
+            return min(1, room)
         if options.chunksize is not None:
             return min(options.chunksize, room)
         if cost is None or not self.pool.chunk_seconds:

@@ -210,6 +210,8 @@ class Pool(ABC):
     default_limit_bytes: int | None = None
     most_calls: int = 1 << 20
     """How many calls the place found last takes in one chunk."""
+    knows_what_runs: bool = True
+    """Whether a place knows which call of a chunk runs. If not, calls with a ``timeout`` travel alone."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers

@@ -10,6 +10,8 @@ import pytest
 
 from tests.programs import ROOT, output_of
 
+ENGINES = {"asyncpar_dask": "distributed", "asyncpar_ray": "ray"}
+"""Adapters whose engine is in an environment of its own: tests/integration runs such examples."""
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
@@ -29,6 +31,9 @@ def test_there_are_examples():
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_example_runs(path, tmp_path):
     """It ends well, prints something, and leaves no file."""
+    for engine in imported(path) & set(ENGINES):
+        if find_spec(ENGINES[engine]) is None:
+            pytest.skip(f"no machine here: {ENGINES[engine]} is installed by 'make engines'")
     if missing := {name for name in imported(path) if find_spec(name) is None}:
         pytest.skip(f"not installed: {', '.join(sorted(missing))}")
     assert output_of(path, folder=tmp_path).strip()

@@ -102,7 +102,9 @@ def test_the_wheel_imports_outside_the_checkout(installed, tmp_path):
     assert all(file.startswith(str(installed)) for file in done.stdout.split("\n") if file)
 
 
-@pytest.mark.parametrize("name", ["process", "thread", "inline", "lambda", "gcf", "azure", "mpi"])
+@pytest.mark.parametrize(
+    "name", ["process", "thread", "inline", "lambda", "gcf", "azure", "mpi", "dask", "ray"]
+)
 def test_the_pools_are_registered(name):
     """`open_pool(name)` finds each of the core's pools by its entry point."""
     [found] = entry_points(group="asyncpar.pools", name=name)

@@ -212,7 +212,7 @@ class Packing:
         """
         items = chunk.items
         packer = Packer(self.nursery.arena, dump)
-        if _plain(items):
+        if plain(items):
             payload, refs = packer.pack(items)
             return Packed(MAP, payload, refs, [refs[::2]], len(payload) + sum(refs[1::2]), [], {})
         calls: list[bytes | tuple[int, int, bytes]] = []
@@ -322,7 +322,7 @@ class Packing:
                 )
 
 
-def _plain(items: Sequence[Any]) -> bool:
+def plain(items: Sequence[Any]) -> bool:
     """Whether no two of these have anything in common that can be changed, by a look that C code takes.
 
     True for numbers, strings, and small containers of such that are all different objects.

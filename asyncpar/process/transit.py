@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 Send = Callable[..., None]
-OWN = "asyncpar.process.worker"  # whose frames are left out of tracebacks
+OWN = ("asyncpar.process.worker", "asyncpar.far")  # whose frames are left out of tracebacks
 
 
 # -- errors
@@ -62,7 +62,7 @@ def dump_error(error: BaseException, dump: Callable[..., bytes] = pickle.dumps) 
     import traceback
 
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__") == OWN:
+    while frames is not None and frames.tb_frame.f_globals.get("__name__") in OWN:
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     try:
