@@ -39,7 +39,7 @@ class LocalPool(GCFPool):
     :param limit: the most requests at the same time, and the processes of the framework
     :param timeout: in seconds, after which the framework kills the process of a request
     :param functions: ``"names"`` or ``"by_value"``
-    :param patience: seconds for which the function may be out of reach, with pauses that grow to 10 s, before calls fail
+    :param patience: seconds for which the framework may be out of reach before calls fail
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LocalPool(GCFPool):
         limit: int = 4,
         timeout: float = 60.0,
         functions: Literal["names", "by_value"] = "names",
-        patience: float = 120.0,
+        patience: float = 10.0,
     ) -> None:
         super().__init__("http://127.0.0.1", limit=limit, functions=functions, patience=patience)
         self._made: dict[str, Any] = {
