@@ -162,7 +162,7 @@ class EnginePool(Pool):
         """Indices of the calls that can be sent, the request of these, the errors of the others, the constants."""
         items = chunk.items
         arguments = [(call.args, call.kwargs) for call in items] if chunk.singles else items
-        if heavy(list(arguments)):
+        if heavy(list(arguments), self._constants):
             packed: tuple[list[int], Request, Errors, list[Any]] = await self._off_loop(self._pack, chunk)
             return packed
         return self._pack(chunk)
