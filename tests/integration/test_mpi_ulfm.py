@@ -185,7 +185,11 @@ async def main():
             print(error)
 """
     done = run(tmp_path, "--with-ft", "ulfm", text=text)
-    lines = ["WorkerLostError True 1", "True 1", "every rank of this pool has died: see stderr for what they said"]
+    lines = [
+        "WorkerLostError True 1",
+        "True 1",
+        "every rank of this pool has died: see stderr for what they said",
+    ]
     assert (done.code, done.out.splitlines()) == (0, lines), done.err
 
 
