@@ -39,6 +39,9 @@ def run(command: Sequence[str], module: bool, log_dir: Path | None) -> int:
         from mpi4py import MPI
 
         if not MPI.Is_initialized():
+            from asyncpar_mpi.faults import prepare
+
+            prepare()
             MPI.Init_thread()
             import atexit
 
