@@ -7,11 +7,13 @@ import contextvars
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
-from asyncpar.chunks import Chunk, Errors, is_async
+from asyncpar.chunks import Chunk, Errors, Function, is_async
 from asyncpar.cpus import usable_cpus
 from asyncpar.errors import foreign
+from asyncpar.gil import warn_if_it_keeps_the_gil
 from asyncpar.pool import Pool
 from asyncpar.sharing import unwrap
 
@@ -78,6 +80,9 @@ class ThreadPool(Pool):
     A running function in a thread cannot be stopped. Cancelling such a call, or its timeout, frees the caller at once;
     the thread stays busy until the function returns, and closing the pool waits for that. Calls that have not started
     are dropped. Async functions run on a loop of the thread's own. Calls see a copy of the caller's context variables.
+
+    A serial function of numba that was compiled without ``nogil=True`` stops every other thread, the event loop's too,
+    while it runs: the first call of such a function gives a ``RuntimeWarning``.
     """
 
     chunk_seconds = 2e-4
@@ -95,13 +100,21 @@ class ThreadPool(Pool):
     async def _open(self) -> None:
         """Threads start when they are first needed."""
 
+    def _new_function(self, call: Callable[..., Any]) -> Function:
+        warn_if_it_keeps_the_gil(call)
+        return super()._new_function(call)
+
     def _place(self) -> ThreadPlace | None:
         for place in self.places:
             if not place.load:
                 return place
         if len(self.places) < self.workers:
-            return ThreadPlace(self, len(self.places) + 1)  # one of the pool's when something is sent to it
+            return self._thread(len(self.places) + 1)  # one of the pool's when something is sent to it
         return None
+
+    def _thread(self, number: int) -> ThreadPlace:
+        """A thread that has not started."""
+        return ThreadPlace(self, number)
 
     def _send(self, place: ThreadPlace, chunk: Chunk) -> None:
         if place.thread.ident is None:
