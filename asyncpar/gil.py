@@ -17,7 +17,9 @@ def keeps_the_gil(function: Any) -> bool:
 
     A parallel kernel frees the GIL in its loops, whatever ``nogil`` says. Of what is not numba's nothing is known.
     """
-    registry = sys.modules.get("numba.core.registry")  # numba takes a second to import: it is not, if not used
+    registry = sys.modules.get(
+        "numba.core.registry"
+    )  # numba takes a second to import: it is not, if not used
     if registry is None:
         return False
     while hasattr(function, "func") and not hasattr(function, "__code__"):  # a partial, perhaps of a partial

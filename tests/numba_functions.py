@@ -21,4 +21,4 @@ IMPORTED_BY = os.getpid()
 
 def total_and_threads(n):
     """The value, and how it was computed: the process that compiled it, the layer, and its number of threads."""
-    return total(n), IMPORTED_BY != os.getpid(), numba.threading_layer(), numba.get_num_threads()
+    return total(n), os.getpid() != IMPORTED_BY, numba.threading_layer(), numba.get_num_threads()

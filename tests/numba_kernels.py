@@ -8,6 +8,8 @@ import numba
 import numpy as np
 from numba import njit, prange
 
+numba.get_num_threads()  # starts the threading layer, which keeps a semaphore for good
+
 LIBC = ctypes.CDLL(None)
 # Through C functions, since the compiler may keep what it knows of an array in registers.
 usleep, is_set, fill = LIBC.usleep, LIBC.strlen, LIBC.memset

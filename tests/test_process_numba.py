@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-numba = pytest.importorskip("numba", reason="needs the extra 'numba'")
+pytest.importorskip("numba", reason="needs the extra 'numba'")
+
+import numba
 
 import asyncpar
 from asyncpar import ProcessPool

@@ -12,10 +12,12 @@ import textwrap
 import numpy as np
 import pytest
 
-numba = pytest.importorskip("numba", reason="needs the extra 'numba'")
+pytest.importorskip("numba", reason="needs the extra 'numba'")
 pytest.register_assert_rewrite("asyncpar.testing.contract")
 
-import asyncpar  # noqa: E402 - after the rewrite is registered
+import numba  # noqa: E402 - after the rewrite is registered
+
+import asyncpar  # noqa: E402
 from asyncpar.cpus import usable_cpus  # noqa: E402
 from asyncpar.testing import PoolContract  # noqa: E402
 from asyncpar_numba import NumbaThreadPool, compile_for  # noqa: E402
@@ -144,7 +146,12 @@ def run_on_workqueue(pool: str, before: str = "", after: str = "") -> subprocess
         "PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}",
     }
     return subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=50
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
     )
 
 
@@ -219,6 +226,7 @@ async def test_what_does_not_compile_is_numbas_own_error():
 async def test_only_kernels_can_be_compiled():
     async with NumbaThreadPool(1) as pool:
         with pytest.raises(
-            TypeError, match=r"^compile_for\(\) takes a function that numba.njit made, not function: decorate it$"
+            TypeError,
+            match=r"^compile_for\(\) takes a function that numba.njit made, not function: decorate it$",
         ):
             await pool.run(compile_for, doubled, 1)
