@@ -24,7 +24,8 @@ def keeps_the_gil(function: Any) -> bool:
         return False
     while hasattr(function, "func") and not hasattr(function, "__code__"):  # a partial, perhaps of a partial
         function = function.func
-    if not isinstance(function, getattr(registry, "CPUDispatcher", ())):
+    dispatcher: Any = getattr(registry, "CPUDispatcher", ())
+    if not isinstance(function, dispatcher):
         return False
     options = function.targetoptions
     return not options.get("nogil") and not options.get("parallel")

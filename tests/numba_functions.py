@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-import numba
-from numba import njit, prange
+from numba import get_num_threads, njit, prange
+from numba.np.ufunc import parallel
 
 
 @njit("f8(i8)", parallel=True)
@@ -21,4 +21,4 @@ IMPORTED_BY = os.getpid()
 
 def total_and_threads(n):
     """The value, and how it was computed: the process that compiled it, the layer, and its number of threads."""
-    return total(n), os.getpid() != IMPORTED_BY, numba.threading_layer(), numba.get_num_threads()
+    return total(n), os.getpid() != IMPORTED_BY, parallel._threading_layer, get_num_threads()

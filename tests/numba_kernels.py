@@ -21,15 +21,15 @@ fill.argtypes, fill.restype = [ctypes.c_size_t, ctypes.c_int, ctypes.c_size_t], 
 class Flags:
     """Two flags that kernels know by their addresses: of strings that are empty or not."""
 
-    def __init__(self, *values):
+    def __init__(self, first: int, second: int) -> None:
         self.bytes = np.zeros((2, 2), np.uint8)
-        self.bytes[:, 0] = values
+        self.bytes[:, 0] = first, second
         self.first, self.second = (self.bytes[row].ctypes.data for row in range(2))
 
-    def __getitem__(self, row):
-        return self.bytes[row, 0]
+    def __getitem__(self, row: int) -> int:
+        return int(self.bytes[row, 0])
 
-    def set(self, row):
+    def set(self, row: int) -> None:
         self.bytes[row, 0] = 1
 
 

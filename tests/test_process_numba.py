@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import pytest
 
 pytest.importorskip("numba", reason="needs the extra 'numba'")
 
-import numba
-
 import asyncpar
 from asyncpar import ProcessPool
 from tests import numba_functions as far
+
+numba: Any = import_module("numba")  # its types are not for us
 
 
 @pytest.mark.parametrize("preload", [(), ("numba",)], ids=["not preloaded", "numba preloaded"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from typing import Any
 
 from asyncpar.cpus import usable_cpus
@@ -96,8 +97,7 @@ def compile_for(kernel: Any, *args: Any) -> None:
 
     :raises TypeError: ``kernel`` was not made by ``numba.njit`` or ``numba.jit``
     """
-    import numba
-
+    numba: Any = import_module("numba")
     if not hasattr(kernel, "compile"):
         raise TypeError(
             f"compile_for() takes a function that numba.njit made, not {type(kernel).__name__}: decorate it"

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,7 @@ import pytest
 pytest.importorskip("numba", reason="needs the extra 'numba'")
 pytest.register_assert_rewrite("asyncpar.testing.contract")
 
-import numba  # noqa: E402 - after the rewrite is registered
-
-import asyncpar  # noqa: E402
+import asyncpar  # noqa: E402 - after the rewrite is registered
 from asyncpar.cpus import usable_cpus  # noqa: E402
 from asyncpar.testing import PoolContract  # noqa: E402
 from asyncpar_numba import NumbaThreadPool, compile_for  # noqa: E402
@@ -25,6 +25,7 @@ from tests import numba_kernels as kernels  # noqa: E402
 from tests.programs import ROOT  # noqa: E402
 
 pytestmark = pytest.mark.may_block  # compiling reads files
+numba: Any = import_module("numba")  # its types are not for us
 LAUNCHED = numba.config.NUMBA_NUM_THREADS
 
 
