@@ -46,6 +46,10 @@ class NumbaThreadPool(ThreadPool):
     Cancelling, timeouts and results are those of ``ThreadPool``: what runs cannot be stopped.
     """
 
+    chunk_seconds = (
+        1e-3  # five times ThreadPool's: a thread that waits for its next chunk is a core that idles
+    )
+
     def __init__(self, workers: int | None = None, *, threads_per_worker: int | None = None) -> None:
         if workers is None:
             workers = usable_cpus()
