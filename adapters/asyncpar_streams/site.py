@@ -90,7 +90,6 @@ class Site:
             self.send(work, slot)
 
 
-
 def run(requests: Iterable[Request]) -> None:
     """Start what a budget has admitted."""
     for request in requests:

@@ -48,7 +48,7 @@ async def test_the_function_gets_arrays_of_the_device():
         assert await pool.run(_is_of_the_device, ARRAY)
 
 
-def _is_of_the_device(array):
+def _is_of_the_device(array: object) -> bool:
     return hasattr(array, "copy_to_host")
 
 

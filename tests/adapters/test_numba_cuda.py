@@ -32,7 +32,9 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.timeout(120)
 def test_the_pool_keeps_the_contract_on_the_simulator():
     """Nothing is skipped but what the pool does not promise, and nothing is left behind by any test."""
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(CONTRACT), NUMBA_ENABLE_CUDASIM="1", CI="1")
+    done = run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CONTRACT), NUMBA_ENABLE_CUDASIM="1", CI="1"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
 
@@ -57,6 +59,9 @@ def test_without_a_device_opening_says_what_is_missing():
         pytest.skip("no machine here: without a GPU")
     else:
         message = "asyncpar.errors.BrokenPoolError: no CUDA device: "
-        assert "It needs NVIDIA's driver; without a GPU, NUMBA_ENABLE_CUDASIM=1 has numba simulate one" in done.stderr
+        assert (
+            "It needs NVIDIA's driver; without a GPU, NUMBA_ENABLE_CUDASIM=1 has numba simulate one"
+            in done.stderr
+        )
     assert done.returncode == 1
     assert message in done.stderr
