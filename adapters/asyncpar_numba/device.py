@@ -100,7 +100,9 @@ class NumbaDevice(Device):
     def trim(self) -> None:
         self.pinned.trim()
         if not self.simulated:
-            self.cuda.current_context().deallocations.clear()
+            context = self.cuda.current_context()
+            context.memory_manager.deallocations.clear()  # of memory, which numba frees in batches
+            context.deallocations.clear()  # of events
 
     def memory(self) -> Memory:
         if self.simulated:
@@ -112,7 +114,10 @@ class NumbaDevice(Device):
         )
 
     def close(self) -> None:
-        self.pinned.trim()
+        try:
+            self.trim()
+        except self.driver.CudaAPIError:  # of a device that is broken
+            pass
 
     def _pin(self, size: int) -> Array:
         buffer: Array = self.cuda.pinned_array(size, np.uint8)

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("numba", reason="needs the extra 'numba'")
 
+from tests.fakegpu import cuda
 from tests.programs import ROOT
 
 CONTRACT = ROOT / "tests/adapters/numba_cuda_contract.py"
@@ -21,7 +22,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"} | environment,
+        env=os.environ | environment | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"},
         capture_output=True,
         text=True,
         check=False,
@@ -35,6 +36,18 @@ def test_the_pool_keeps_the_contract_on_the_simulator():
     done = run(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CONTRACT), NUMBA_ENABLE_CUDASIM="1", CI="1"
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+@pytest.mark.timeout(120)
+def test_the_pool_keeps_the_contract_on_a_software_driver(tmp_path):
+    """Streams, events, faults and memory are numba-cuda's own then, over CUDA's driver interface."""
+    if find_spec("numba_cuda") is None:
+        pytest.skip("no machine here: numba-cuda is installed by 'make integration'")
+    inner = ROOT / "tests/adapters/numba_cuda_driver.py"
+    environment = cuda.environment(cuda.build(tmp_path))
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(inner), CI="1", **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
 

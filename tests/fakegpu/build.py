@@ -57,7 +57,9 @@ def _version_script(symbols: dict[str, str]) -> str:
     for symbol, version in symbols.items():
         by_version[version].append(symbol)
     by_version.pop("", None)
-    return "".join(f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in sorted(by_version.items()))
+    return "".join(
+        f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in sorted(by_version.items())
+    )
 
 
 def _link(name: str, sources: list[Path], symbols: dict[str, str]) -> None:
@@ -67,7 +69,9 @@ def _link(name: str, sources: list[Path], symbols: dict[str, str]) -> None:
     error = NOT_SUPPORTED if base == RUNTIME else FAILED
     stubs, script = BUILD / f"{base}.c", BUILD / f"{base}.map"
     missing = [symbol for symbol in symbols if not re.search(rf"\b{symbol}\(", defined)]
-    stubs.write_text("".join(f"int {symbol}(void);\nint {symbol}(void) {{ return {error}; }}\n" for symbol in missing))
+    stubs.write_text(
+        "".join(f"int {symbol}(void);\nint {symbol}(void) {{ return {error}; }}\n" for symbol in missing)
+    )
     script.write_text(_version_script(symbols))
     versions = [f"-Wl,--version-script={script}"] if script.stat().st_size else []
     _output("gcc", *FLAGS, "-o", BUILD / "lib" / name, *sources, stubs, f"-Wl,-soname,{name}", *versions)

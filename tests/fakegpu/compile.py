@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 INCLUDE = Path(__file__).parent / "include"
-KERNEL = re.compile(r"__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
+KERNEL = re.compile(
+    r"__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\("
+)
 FLAGS = ("-w", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared")
 """Without contraction, since NumPy rounds products before it adds them."""
 
