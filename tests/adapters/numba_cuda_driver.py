@@ -39,7 +39,7 @@ def sound_gpu():
         DRIVER.fakegpu_gate(gate, 0)
 
 
-def handle(stream):
+def handle(stream: Any) -> ctypes.c_void_p:
     return ctypes.c_void_p(int(stream.handle))
 
 
@@ -64,7 +64,7 @@ def filled(size):
     return size
 
 
-def used(device=0):
+def used(device: int = 0) -> tuple[int, int]:
     """Bytes of the device and pinned bytes that are allocated."""
     values = [ctypes.c_size_t() for _ in range(4)]
     DRIVER.fakegpu_memory(device, *map(ctypes.byref, values))

@@ -32,7 +32,7 @@ def beyond(array):
     array[array.size + 5] = 1
 
 
-def scaled(array, factor=2):
+def scaled(array: Any, factor: int = 2) -> Any:
     """A new array of the device."""
     stream = current_stream()
     target = Cuda.device_array(array.shape, dtype=array.dtype, stream=stream)
