@@ -23,7 +23,7 @@ from asyncpar_numba import NumbaCUDAPool, current_stream
 THREADS = 16, 16
 
 
-@cuda.jit
+@cuda.jit  # type: ignore[untyped-decorator]
 def brighten(image: Any, result: Any, factor: float) -> None:
     row, column = cuda.grid(2)  # type: ignore[attr-defined] # made for kernels
     if row < image.shape[0] and column < image.shape[1]:
