@@ -43,6 +43,19 @@ def current_stream() -> Any:
     return stream
 
 
+def describe_devices() -> list[str]:
+    """What there is, a line for each device, for ``asyncpar.device()``. Takes a second, the first time.
+
+    :raises BrokenPoolError: as from opening a ``NumbaCUDAPool``
+    """
+    first = NumbaDevice()
+    first.open()
+    others = [NumbaDevice(number) for number in range(1, len(first.cuda.gpus))]
+    for device in others:
+        device.open()
+    return [device.name for device in (first, *others)]
+
+
 class NumbaDevice(Device):
     """A CUDA device as numba-cuda reaches it, or the one that numba simulates (NUMBA_ENABLE_CUDASIM=1)."""
 

@@ -14,6 +14,7 @@ pytest.register_assert_rewrite("asyncpar.testing.contract")
 import asyncpar  # noqa: E402 - after the rewrite is registered
 from asyncpar.testing import PoolContract  # noqa: E402
 from asyncpar_numba import NumbaCUDAPool, current_stream  # noqa: E402
+from asyncpar_numba.device import describe_devices  # noqa: E402
 from tests.adapters import numba_cuda_kernels as kernels  # noqa: E402
 from tests.adapters.numba_cuda_kernels import Cuda  # noqa: E402
 
@@ -134,6 +135,10 @@ async def test_a_kernels_error_is_the_calls():
         with pytest.raises(IndexError):
             await pool.run(kernels.write_beyond, ARRAY)
         assert (await pool.run(kernels.scaled, ARRAY)).tolist() == (2 * ARRAY).tolist()
+
+
+def test_the_simulator_is_told():
+    assert describe_devices() == ["numba's CUDA simulator"]
 
 
 async def test_there_is_no_such_device():

@@ -20,6 +20,7 @@ pytest.register_assert_rewrite("asyncpar.testing.contract")
 import asyncpar  # noqa: E402 - after the rewrite is registered
 from asyncpar.testing import PoolContract  # noqa: E402
 from asyncpar_numba import NumbaCUDAPool, current_stream  # noqa: E402
+from asyncpar_numba.device import describe_devices  # noqa: E402
 
 pytestmark = pytest.mark.may_block  # the first import of numba's CUDA part reads files
 Cuda: Any = cuda  # its types are not for us
@@ -174,6 +175,14 @@ async def test_a_sticky_fault_ends_what_is_in_flight_and_breaks_the_pool():
             await pool.run(same, ARRAY)
 
 
+async def test_in_processes_a_fault_costs_the_call_that_made_it():
+    async with NumbaCUDAPool(streams=1, isolate=True) as pool:
+        assert (await pool.run(same, ARRAY)).tolist() == ARRAY.tolist()
+        with pytest.raises(Exception, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
+            await pool.run(faulty, ARRAY)
+        assert (await pool.run(same, ARRAY)).tolist() == ARRAY.tolist()
+
+
 async def test_all_memory_is_given_back_at_close():
     """Of the device, and the pinned buffers through which arrays travel."""
     async with NumbaCUDAPool(streams=3) as pool:
@@ -183,6 +192,10 @@ async def test_all_memory_is_given_back_at_close():
     async with NumbaCUDAPool(streams=1):
         pass
     assert used() == (0, 0)
+
+
+def test_the_devices_are_told():
+    assert describe_devices() == ["CUDA device 0 (software GPU 0)", "CUDA device 1 (software GPU 1)"]
 
 
 async def test_there_is_no_such_device():
