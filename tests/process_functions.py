@@ -83,6 +83,12 @@ async def tidy(path: str) -> None:
         raise
 
 
+async def stuck(path: str) -> None:
+    """Blocks the loop that it runs on."""
+    note(path, f"started {pid()}")
+    time.sleep(30)
+
+
 def note(path: str, line: str) -> None:
     """One line more in a file, at once."""
     with open(path, "a") as file:

@@ -296,6 +296,18 @@ async def test_a_cancelled_async_function_is_cancelled_there(tmp_path):
         assert await pool.run(far.slowly, 1) == 2
 
 
+@pytest.mark.may_block
+async def test_an_async_function_that_blocks_its_loop_is_killed_after_the_grace(tmp_path):
+    path = str(tmp_path / "log")
+    async with ProcessPool(1, grace=0.2) as pool:
+        task = asyncio.create_task(pool.run(far.stuck, path))
+        (line,) = await read_when(path, 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert f"started {await pool.run(far.pid)}" != line
+
+
 async def test_asyncio_timeout_stops_a_call():
     async with ProcessPool(1) as pool:
         with pytest.raises(TimeoutError):

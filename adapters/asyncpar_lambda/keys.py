@@ -37,8 +37,7 @@ def load_key(path: Path) -> bytes:
         key = bytes.fromhex(path.read_text().strip())
     except FileNotFoundError:
         raise AsyncparError(
-            f"there is no key in {path}: deploy from this machine with 'asyncpar lambda deploy', copy the file from "
-            "where it was deployed, or pass key="
+            f"there is no key in {path}: deploy from this machine, copy the file from where it was deployed, or pass key="
         ) from None
     except ValueError:
         key = b""

@@ -24,6 +24,8 @@ MOST = 64
 """Messages taken in a turn of the loop."""
 CHECK = 20e-3
 """Seconds between two looks whether a rank has died."""
+IDLE_CHECK = 50e-3
+"""The same while nothing is in flight."""
 
 
 class Fleet:
@@ -113,6 +115,8 @@ class Fleet:
             self.polling = None
             if self.active or self.post.sending:
                 self.come_back(came)
+            elif self.faults and self.pools:
+                self.look_later()
 
     def come_back(self, came: bool) -> None:
         assert self.loop is not None
@@ -126,6 +130,12 @@ class Fleet:
         if not came and not any(pool.has_outcomes for pool in self.pools):
             os.sched_yield()  # on a shared core the ranks go first
         self.polling = self.loop.call_soon(self.poll)
+
+    def look_later(self) -> None:
+        """Nothing is in flight: look now and then whether a rank has died."""
+        assert self.loop is not None
+        self.asleep = True
+        self.polling = self.loop.call_later(IDLE_CHECK, self.poll)
 
     def stop_polling(self) -> None:
         """Nobody waits for anything."""

@@ -7,6 +7,7 @@ import re
 import runpy
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,9 @@ def run(command: Sequence[str], module: bool, log_dir: Path | None) -> int:
         from mpi4py import MPI
 
         if not MPI.Is_initialized():
+            from asyncpar_mpi.faults import prepare
+
+            prepare()
             MPI.Init_thread()
             import atexit
 
@@ -46,7 +50,9 @@ def run(command: Sequence[str], module: bool, log_dir: Path | None) -> int:
         check_size(launch, MPI.COMM_WORLD.size)
     except LaunchError as error:
         if launch.rank == 0:
-            print(f"asyncpar_mpi: {error}", file=sys.stderr)
+            print(f"asyncpar_mpi: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(1.0)  # a launcher ends all ranks with the first that fails, and rank 0 has something to say
         return 2
     return _part(MPI.COMM_WORLD, command, module, log_dir)
 

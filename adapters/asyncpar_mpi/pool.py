@@ -57,7 +57,8 @@ class MPIPool(ProcessPool):
     its caller is freed all the same, and calls that wait behind it go to other ranks; its rank is busy until it ends.
 
     **A rank that dies** ends the whole job, unless it is Open MPI's and started with ``mpiexec --with-ft ulfm``: then
-    the running call is lost (``WorkerLostError``) and the pool goes on with the other ranks.
+    the running call is lost (``WorkerLostError``) and the pool goes on with the other ranks. A rank that no pool has
+    takes the place of the dead one: start some more than ``workers=`` as spares; they sleep until then.
 
     An actor and a stream have a rank of their own, taken from the pool's, which keeps at least one.
 
@@ -107,7 +108,6 @@ class MPIPool(ProcessPool):
             return
         fleet = self.fleet = self._find_fleet()
         from asyncpar_mpi.buffers import Buffers
-        from asyncpar_mpi.place import RankPlace
 
         crew: Any = Crew(fleet, Buffers(copies=True))
         self.nursery = crew
@@ -120,15 +120,21 @@ class MPIPool(ProcessPool):
             raise BrokenPoolError(
                 "every rank is in use by a pool that is open: close that first, or open it with workers= to leave some"
             )
-        self.workers = len(ranks)
         fleet.pools.add(self)
-        settings = self.settings | {"log_level": _log_level()}
         for rank in ranks:
-            place = crew.places[rank] = RankPlace(self, fleet, rank)
-            self.places.append(place)
-            fleet.open(place, settings)
+            self._enlist(rank)
         if fleet.draining:
             self.loop.call_soon(self.drain)
+
+    def _enlist(self, rank: int) -> None:
+        """Have a rank serve this pool."""
+        from asyncpar_mpi.place import RankPlace
+
+        assert self.fleet is not None
+        place = self.nursery.places[rank] = RankPlace(self, self.fleet, rank)
+        self.places.append(place)
+        self.workers = len(self.places)
+        self.fleet.open(place, self.settings | {"log_level": _log_level()})
 
     def _find_fleet(self) -> Fleet:
         if os.environ.get("ASYNCPAR_WORKER") == str(os.getpid()):
@@ -324,6 +330,8 @@ class MPIPool(ProcessPool):
         if place in self.places:
             self.places.remove(place)
             self.workers = max(1, len(self.places))
+        pool: Any = self.owner or self
+        pool._call_a_spare()
         if self.places or self._state not in ("open", "opening"):
             self.pump()
         elif self.owner is not None:
@@ -336,6 +344,14 @@ class MPIPool(ProcessPool):
             self._break(
                 BrokenPoolError("every rank of this pool has died: see stderr for what they said"), None
             )
+
+    def _call_a_spare(self) -> None:
+        """Put a rank that no pool has in the place of one that died."""
+        assert self.fleet is not None
+        if self._state in ("open", "opening") and not self.drained:
+            for rank in self.fleet.take(1):
+                self._enlist(rank)
+            self.pump()
 
     def fail(self, error: Exception) -> None:
         """MPI itself has failed."""

