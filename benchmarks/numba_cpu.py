@@ -1,9 +1,9 @@
 """The sum of squares of arrays, by numba's kernels: `python -m benchmarks.numba_cpu [ROUNDS]`.
 
 Serial and parallel (prange) kernels called as they are, which holds the event loop up, and awaited on threads and
-processes. One large array, which only a parallel kernel can share among cores, and many small ones. All ways in turns, in
-an order that is shuffled for each round; medians, and the ratio to the serial kernel of the same round. A ticker that is
-due every millisecond tells how late the event loop is at most.
+processes. One large array, which only a parallel kernel can share among cores, and many small ones. All ways in turns,
+in an order that is shuffled for each round; medians, and the ratio to the serial kernel of the same round. A ticker that
+is due every millisecond tells how late the event loop is at most.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ async def main(rounds):
         processes = await stack.enter_async_context(asyncpar.ProcessPool(preload=[__spec__.name]))
         executor = stack.enter_context(ThreadPoolExecutor(each.workers))
         print(
-            f"numba {numba.__version__} on {numba.threading_layer()}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs"
+            f"numba {numba.__version__} on {numba.threading_layer()}, "
+            f"Python {sys.version.split()[0]}, {os.cpu_count()} CPUs"
         )
 
         def ways(serial, parallel, readonly):

@@ -61,7 +61,7 @@ async def test_where_warnings_are_errors_the_call_is_refused(ended):
 
 @pytest.mark.parametrize("kernel", [kernels.meet, kernels.meet_in_parallel], ids=["nogil", "parallel"])
 async def test_the_loop_goes_on_while_a_kernel_that_frees_the_gil_runs(kernel):
-    """It returns only because the loop, which is free, tells it to. It gives no warning: that would be an error here."""
+    """It returns only because the loop, which is free, tells it to. A warning would be an error here."""
     flags = kernels.Flags(0, 0)
     async with ThreadPool(1) as pool:
         call = asyncio.ensure_future(pool.run(kernel, flags.first, flags.second))

@@ -227,8 +227,8 @@ class SimulatedStream(CopyingStream):
 class NumbaStream(CopyingStream):
     """A slot's stream on a real device.
 
-    It is non-blocking: work on numba's default stream does not hold it up. It lives until the last array that is bound to
-    it is gone, since numba copies such an array on its stream where none is named.
+    It is non-blocking: work on numba's default stream does not hold it up. It lives until the last array that is bound
+    to it is gone, since numba copies such an array on its stream where none is named.
     """
 
     def __init__(self, device: NumbaDevice) -> None:

@@ -18,8 +18,8 @@ class NumbaCUDAPool(StreamPool):
         await pool.run(doubled, numpy_array)        # NumPy in, NumPy out; the function gets an array of the device
 
     The parameters are those of ``StreamPool``. How much memory a function takes is not learnt, since numba does not
-    tell: with ``memory=``, ``declare`` it. Needs numba-cuda. Without a GPU, numba's simulator (NUMBA_ENABLE_CUDASIM=1 in
-    the environment) runs the same program, slowly, one call at a time: it is not thread-safe.
+    tell: with ``memory=``, ``declare`` it. Needs numba-cuda. Without a GPU, numba's simulator (NUMBA_ENABLE_CUDASIM=1
+    in the environment) runs the same program, slowly, one call at a time: it is not thread-safe.
 
     :raises BrokenPoolError: from opening: no such device; the message says what to install
     """

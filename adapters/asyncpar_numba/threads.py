@@ -49,11 +49,11 @@ class NumbaThreadPool(ThreadPool):
     :raises ImportError: from opening: numba is not installed
     :raises ValueError: from opening: ``threads_per_worker`` is more than numba was started with (NUMBA_NUM_THREADS)
 
-    Numba runs parallel kernels on TBB, OpenMP or its own ``workqueue``, whatever is found first. The last ends the process
-    when two threads run parallel kernels at once. Where it is all there is, opening a pool of several workers
-    gives a ``RuntimeWarning``, and calls that may be parallel wait for each other, in all such pools of the process; numba
-    functions that are compiled and have no parallel loop go on side by side. Kernels that the program calls itself, outside
-    these pools, do not wait.
+    Numba runs parallel kernels on TBB, OpenMP or its own ``workqueue``, whatever is found first. The last ends the
+    process when two threads run parallel kernels at once. Where it is all there is, opening a pool of several workers
+    gives a ``RuntimeWarning``, and calls that may be parallel wait for each other, in all such pools of the process;
+    numba functions that are compiled and have no parallel loop go on side by side. Kernels that the program calls
+    itself, outside these pools, do not wait.
 
     Cancelling, timeouts and results are those of ``ThreadPool``: what runs cannot be stopped.
     """
@@ -84,15 +84,15 @@ class NumbaThreadPool(ThreadPool):
         most = self.numba.config.NUMBA_NUM_THREADS
         if self._threads_asked is not None and self._threads_asked > most:
             raise ValueError(
-                f"threads_per_worker={self._threads_asked} is more than the {most} threads that numba was started with: "
-                "set NUMBA_NUM_THREADS in the environment before numba is imported"
+                f"threads_per_worker={self._threads_asked} is more than the {most} threads that numba was started "
+                "with: set NUMBA_NUM_THREADS in the environment before numba is imported"
             )
         self.threads_per_worker = min(self.threads_per_worker, most)
         self.one_at_a_time = self.numba.threading_layer() == layer.UNSAFE
         if self.one_at_a_time and self.workers > 1:
             warnings.warn(
-                "numba has only its threading layer 'workqueue' here, which ends the process when two threads run parallel "
-                "kernels at once, so this pool runs them one at a time. Install OpenMP (Debian: apt install libgomp1), "
+                "numba has only its threading layer 'workqueue' here, which ends the process when two threads run "
+                "parallel kernels at once, so this pool runs them one at a time. Install OpenMP (Debian: apt install libgomp1), "
                 "and leave NUMBA_THREADING_LAYER alone",
                 RuntimeWarning,
                 stacklevel=3,

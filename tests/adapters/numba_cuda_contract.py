@@ -1,4 +1,4 @@
-"""The pool on numba's CUDA simulator: the contract, and arrays. ``test_numba_cuda.py`` runs it in a process of its own."""
+"""The pool on numba's CUDA simulator. ``test_numba_cuda.py`` runs it in a process of its own."""
 
 from __future__ import annotations
 

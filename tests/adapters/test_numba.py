@@ -169,9 +169,9 @@ def test_on_workqueue_the_pool_lets_parallel_kernels_wait_for_each_other():
     assert done.returncode == 0, done.stderr
     assert done.stdout == "all 100\n"
     assert (
-        "RuntimeWarning: numba has only its threading layer 'workqueue' here, which ends the process when two threads run "
-        "parallel kernels at once, so this pool runs them one at a time. Install OpenMP (Debian: apt install libgomp1), "
-        "and leave NUMBA_THREADING_LAYER alone" in done.stderr
+        "RuntimeWarning: numba has only its threading layer 'workqueue' here, which ends the process when two threads "
+        "run parallel kernels at once, so this pool runs them one at a time. Install OpenMP (Debian: apt install "
+        "libgomp1), and leave NUMBA_THREADING_LAYER alone" in done.stderr
     )
 
 

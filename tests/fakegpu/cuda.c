@@ -125,7 +125,12 @@ API cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t size, void *stream) 
 
 /* -- streams and events */
 
-API cuStreamCreate(void **stream, unsigned flags) { enter_driver(); *stream = make_stream(flags & 1, 0); return fault(); }
+API cuStreamCreate(void **stream, unsigned flags) {
+    enter_driver();
+    *stream = make_stream(flags & 1, 0);
+    return fault();
+}
+
 API cuStreamDestroy_v2(void *stream) { enter_driver(); destroy_stream(stream); return SUCCESS; }
 
 API cuStreamSynchronize(void *handle) {

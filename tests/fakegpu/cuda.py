@@ -1,4 +1,4 @@
-"""Builds CUDA's driver library over the software GPU, for numba-cuda. CuPy's wheels for CUDA ask it for what is not public."""
+"""Builds CUDA's driver library over the software GPU, for numba-cuda."""
 
 from __future__ import annotations
 
