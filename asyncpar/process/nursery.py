@@ -78,6 +78,9 @@ class Nursery:
         environment = dict(os.environ)
         if self.threads is not None:
             environment.update(dict.fromkeys(THREAD_VARIABLES, str(self.threads)))
+        if self.settings["preload"] and self.settings["start"] == "zygote":
+            # What is preloaded may compile parallel kernels, and GNU OpenMP ends a process that is forked after that.
+            environment.setdefault("NUMBA_THREADING_LAYER", "forksafe")
         code = f"import sys; sys.path[:] = {sys.path!r}; from asyncpar.process.zygote import main; main({theirs.fileno()})"
         # Ctrl-C goes to every process of the terminal, and must not find the zygote before it ignores it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

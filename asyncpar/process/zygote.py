@@ -26,6 +26,11 @@ LENGTH = struct.Struct("<I")
 POLL_SECONDS = 0.01
 """How often memory is looked at: a process that fills memory at 4 GB/s gets 40 MB past its limit."""
 
+OPENMP = (
+    "it has numba start OpenMP, which ends workers forked after that at their first parallel kernel; "
+    "take another threading layer (NUMBA_THREADING_LAYER=forksafe), or start='spawn'"
+)
+
 
 class Zygote:
     """Serves one control socket."""
@@ -192,7 +197,16 @@ def main(control_fd: int) -> NoReturn:
         except BaseException as error:  # a module may raise anything, SystemExit too
             zygote.tell("preload", name, 0, f"{type(error).__name__}: {error}")
             os._exit(1)
+        if settings["start"] == "zygote" and _has_openmp_threads():
+            zygote.tell("preload", name, 0, OPENMP)
+            os._exit(1)
     zygote.serve()
+
+
+def _has_openmp_threads() -> bool:
+    """Whether numba started GNU OpenMP here, as it does when it compiles or loads a parallel kernel."""
+    parallel = sys.modules.get("numba.np.ufunc.parallel")
+    return getattr(parallel, "_threading_layer", None) == "omp"
 
 
 def _receive_exactly(control: socket.socket, size: int) -> bytes:
