@@ -6,6 +6,7 @@
     site       a device with its slots, and who may run there
     budget     bytes of memory, and the call that runs alone after they did not suffice (no I/O)
     needs      how much memory a function takes: declared, or learnt
+    pinned     a bounded pool of pinned host buffers, for libraries that have such
     transfer   arrays of arguments and results on their way to a device and back
     batching   calls of one function that are stacked and run once
     isolated   a slot whose device lives in a worker process, and ``far``, its far side
