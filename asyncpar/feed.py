@@ -166,8 +166,9 @@ class Feed:
         room = self.window.room()
         if options.timeout is not None and not self.pool.knows_what_runs:
             return min(1, room)
-        if options.chunksize is not None:
-            return min(options.chunksize, room)
+        chunksize = options.chunksize or self.pool.chunksize
+        if chunksize is not None:
+            return min(chunksize, room)
         if cost is None or not self.pool.chunk_seconds:
             self.size = 1
         else:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from asyncpar.chunks import Cancelled, Chunk, Errors, Function, not_callable
-from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError
+from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError, fresh
 from asyncpar.feed import LONG_SECONDS, MapOptions
 from asyncpar.limits import Limiter, RateLimiter
 from asyncpar.shielding import shielded
@@ -208,6 +208,8 @@ class Pool(ABC):
     default_limit: int = 256
     """The ``limit`` of maps that name none."""
     default_limit_bytes: int | None = None
+    chunksize: int | None = None
+    """Items in a chunk of maps that name none; ``None``: by the measured cost of the function."""
     most_calls: int = 1 << 20
     """How many calls the place found last takes in one chunk."""
     knows_what_runs: bool = True
@@ -325,6 +327,14 @@ class Pool(ABC):
         for chunk in list(self._running):
             self.stop_chunk(chunk)
         await self._close()
+
+    def _fail_waiting(self, error: Exception) -> None:
+        """The pool can run nothing more: calls that wait and maps end with this error."""
+        for call in list(self._queue.calls):
+            call.end(None, fresh(error))
+        self._queue.calls.clear()
+        for results in list(self._maps):
+            results._pool_failed(fresh(error))
 
     def _check_open(self) -> None:
         """Refuse calls before and after the block."""

@@ -16,6 +16,34 @@ from asyncpar.pool import Pool
 from asyncpar.sharing import unwrap
 
 
+class Caller:
+    """Calls functions in one thread; async ones on a loop of the thread's own, which starts with the first."""
+
+    def __init__(self) -> None:
+        self.runner: asyncio.Runner | None = None
+
+    def call(self, function: Any, args: Any, kwargs: Any) -> Any:
+        if not is_async(function):
+            return function(*args, **kwargs)
+        if self.runner is None:
+            self.runner = asyncio.Runner()
+        return self.runner.run(function(*args, **kwargs))
+
+    def close(self) -> None:
+        """Close the loop."""
+        if self.runner is not None:
+            self.runner.close()
+
+
+async def joined(thread: threading.Thread) -> None:
+    """Wait until a thread has ended, without blocking the loop."""
+    delay = 1e-4
+    while thread.is_alive():
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, 0.02)
+    thread.join()
+
+
 class ThreadPlace:
     """One thread, which starts with its first chunk, and the chunks it is given."""
 
@@ -24,7 +52,7 @@ class ThreadPlace:
         self.load = 0
         self.inbox: queue.SimpleQueue[tuple[Chunk, contextvars.Context] | None] = queue.SimpleQueue()
         self.current: tuple[int, float] | None = None  # call that runs, and since when
-        self.runner: asyncio.Runner | None = None
+        self.caller = Caller()
         self.thread = threading.Thread(target=self.serve, name=f"asyncpar-thread-{number}", daemon=True)
 
     def serve(self) -> None:
@@ -39,8 +67,7 @@ class ThreadPlace:
             except RuntimeError:  # the loop is closed: nobody waits for this any more
                 break
             del work, chunk, context, values, errors
-        if self.runner is not None:
-            self.runner.close()
+        self.caller.close()
 
     def execute(self, chunk: Chunk, context: contextvars.Context) -> tuple[list[Any], Errors | None]:
         values: list[Any] = []
@@ -54,20 +81,13 @@ class ThreadPlace:
             function, args, kwargs = chunk.call(index)
             args, kwargs = unwrap(args, kwargs)
             try:
-                value = context.run(self.call, function, args, kwargs)
+                value = context.run(self.caller.call, function, args, kwargs)
             except Exception as error:  # the call's own
                 errors[index], value = error, None
             except BaseException as error:  # the call's own, too: it must not end the thread
                 errors[index], value = foreign(error), None
             values.append(value)
         return values, errors or None
-
-    def call(self, function: Any, args: Any, kwargs: Any) -> Any:
-        if not is_async(function):
-            return function(*args, **kwargs)
-        if self.runner is None:
-            self.runner = asyncio.Runner()
-        return self.runner.run(function(*args, **kwargs))
 
 
 class ThreadPool(Pool):
@@ -130,8 +150,4 @@ class ThreadPool(Pool):
         for place in places:
             place.inbox.put(None)
         for place in places:
-            delay = 1e-4
-            while place.thread.is_alive():
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, 0.02)
-            place.thread.join()
+            await joined(place.thread)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import time
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Self, get_args
 
 from asyncpar.chunks import Chunk
+from asyncpar.errors import BrokenPoolError, fresh
 from asyncpar.pool import Pool
+from asyncpar.sharing import unwrap
 from asyncpar.statistics import PoolStatistics
+from asyncpar_streams.batching import BatchQueue
+from asyncpar_streams.budget import Budget
 from asyncpar_streams.device import Device
 from asyncpar_streams.needs import Needs, parse_bytes
-
-Result = Literal["auto", "device", "host"]
+from asyncpar_streams.site import Site, run
+from asyncpar_streams.slot import Slot, Work
+from asyncpar_streams.transfer import Result, mapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,15 @@ class StreamPool(Pool):
         self.memory = None if memory is None else parse_bytes(memory, "memory")
         self.isolate = isolate
         self.needs = Needs()
+        self.sites: list[Site] = []
+        self.owner: StreamPool | None = None  # the pool whose devices these are, for an actor's
+        self._solos: weakref.WeakSet[StreamPool] = weakref.WeakSet()
+        self._works: dict[Chunk, Work] = {}
+        self._broken: BrokenPoolError | None = None
+        self._memory_retries = self._batches = 0
+        if batch is not None:
+            self.chunksize, self.knows_what_runs = batch, False
+            self._queue = BatchQueue(self)
 
     # -- what a library supplies
 
@@ -123,17 +139,160 @@ class StreamPool(Pool):
         """
         self.needs.declare(function, memory)
 
+    def _need(self, chunk: Chunk) -> int | None:
+        """Bytes that a chunk holds while it runs; ``None``: not known."""
+        if self.memory is None:
+            return 0
+        total = 0
+        for index in range(len(chunk.items)):
+            function, args, kwargs = self._known_call(chunk, index)
+            need = self.needs.of(function, args, kwargs)
+            if need is None:
+                return None
+            total += need
+        return total
+
+    def _learn(self, work: Work) -> None:
+        for index, peak in work.peaks:
+            self.needs.learn(*self._known_call(work.chunk, index), peak)
+
+    def _known_call(self, chunk: Chunk, index: int) -> tuple[Any, Any, Any]:
+        args, kwargs = unwrap(*chunk.call(index)[1:])
+        return (chunk.items[index].function if chunk.singles else chunk.function), args, kwargs
+
+    def statistics(self) -> StreamStatistics:
+        """Counts at this moment, as a frozen object."""
+        base = super().statistics()
+        return StreamStatistics(
+            base.workers,
+            base.running,
+            base.queued,
+            base.completed,
+            base.lost,
+            sum(site.budget.used for site in self.sites),
+            self._memory_retries,
+            self._batches,
+        )
+
+    # -- opening and closing
+
     async def _open(self) -> None:
-        raise NotImplementedError
+        if self.owner is not None:
+            site = min(self.owner.sites, key=lambda site: site.load)
+            self.sites.append(Site(self, site.device, site.budget, owner=False))
+        else:
+            for number in self.numbers:
+                self.sites.append(Site(self, self.make_device(number), Budget(self.memory), owner=True))
+        for site in self.sites:
+            await site.open(self.streams)
+        self.workers = sum(len(site.slots) for site in self.sites)
+
+    def make_slot(self, site: Site, number: int, *, first: bool) -> Any:
+        """A place for one chunk: in a thread, or in a worker process."""
+        if self.isolate:
+            from asyncpar_streams.isolated import IsolatedSlot
+
+            return IsolatedSlot(site)
+        return Slot(site, number, first=first)
 
     async def _close(self) -> None:
-        raise NotImplementedError
+        if isinstance(self._queue, BatchQueue):
+            self._queue.close()
+        for work in list(self._works.values()):
+            if not work.begun and work.slot is not None:  # in the line of a budget that may be another pool's, too
+                run(work.site.budget.withdraw(work.request))
+        for site in self.sites:
+            await site.close()
+
+    def _solo(self) -> Self:
+        """A pool with one stream, on the device where fewest calls are; for an actor or a stream."""
+        solo = type(self)(self.numbers[0], streams=1, result=self.result, isolate=self.isolate)
+        solo.owner = self.owner or self
+        solo.needs = self.needs
+        self._solos.add(solo)
+        return solo
+
+    # -- places
 
     def _place(self) -> Any:
-        raise NotImplementedError
+        sites = sorted(self.sites, key=lambda site: site.load)
+        return next((slot for site in sites if (slot := site.idle()) is not None), None)
 
     def _send(self, place: Any, chunk: Chunk) -> None:
-        raise NotImplementedError
+        site, slot = place.site, place
+        home = self._home(chunk) if len(self.sites) > 1 else None
+        if home is not None and home is not site:
+            site, slot = home, home.idle()
+            place.load -= 1
+            chunk.place = site.desk if slot is None else slot
+            chunk.place.load += 1
+        work = self._works[chunk] = Work(site, chunk, self._need(chunk))
+        site.send(work, slot)
+
+    def _home(self, chunk: Chunk) -> Site | None:
+        """The device that the first array among a chunk's arguments lies on, if it is one of ours."""
+        homes: list[int] = []
+
+        def look(value: Any) -> None:
+            home = self.sites[0].device.home(value)
+            if home is not None:
+                homes.append(home)
+
+        mapped(list(chunk.call(0)[1:]), look)
+        return next((site for site in self.sites if homes and site.device.number == homes[0]), None)
+
+    def answered(self, work: Work) -> None:
+        """On the loop: a slot has done what it could of a chunk."""
+        chunk, site = work.chunk, work.site
+        self._batches += work.batches
+        work.batches = 0
+        if work.todo and self._state == "open" and not chunk.finished:
+            self._memory_retries += len(work.todo)
+            run(site.budget.again(work.request))
+            return
+        del self._works[chunk]
+        self.vacate(chunk)
+        self._learn(work)
+        chunk.function.measured(work.seconds, len(chunk.items))
+        if not chunk.finished:
+            chunk.deliver(work.values, work.errors or None)
+        run(site.budget.leave(work.request))
+        if work.fault is not None:
+            self.fail(work.fault, site.device)
+        site.advance()
+        if self._state == "open":
+            self.pump()
+
+    def fail(self, error: BaseException, device: Device) -> None:
+        """The device runs nothing more: end what is in flight with its error, and everything else."""
+        if self._broken is not None:
+            return
+        self._broken = BrokenPoolError(
+            f"{device.name} has failed, and runs nothing more in this process ({type(error).__name__}: {error}): "
+            "restart the process, or open the pool with isolate=True, which replaces the process of a device"
+        )
+        self._broken.__cause__ = error
+        if self._state == "open":
+            self._state = "broken"
+        for chunk in list(self._running):
+            if not chunk.finished:
+                work = self._works.get(chunk)
+                outcome = error if work is not None and work.begun else fresh(self._broken)
+                left = len(chunk.items) - chunk.done
+                chunk.deliver([None] * left, dict.fromkeys(range(left), outcome))
+        self._fail_waiting(self._broken)
+        for other in [*self._solos, *([self.owner] if self.owner else [])]:
+            other.fail(error, device)
+
+    def _check_open(self) -> None:
+        if self._broken is not None:
+            raise fresh(self._broken)
+        super()._check_open()
+
+    def _progress(self, chunk: Chunk) -> tuple[int, float] | None:
+        work = self._works.get(chunk)
+        current = work.slot.current if work is not None and work.slot is not None else None
+        return None if current is None else (current[0], time.monotonic() - current[1])
 
 
 def _numbers(device: int | str | None, devices: Sequence[int] | None) -> tuple[int, ...]:

@@ -619,11 +619,7 @@ class ProcessPool(Pool):
         for place in self._everyone():
             place.link.abandon()
             place.signal(signal.SIGKILL)  # what runs there is for nobody
-        for call in list(self._queue.calls):
-            call.end(None, fresh(error))
-        self._queue.calls.clear()
-        for results in list(self._maps):
-            results._pool_failed(fresh(error))
+        self._fail_waiting(error)
 
     def _check_open(self) -> None:
         if self.broken is not None:
