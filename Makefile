@@ -110,7 +110,7 @@ osls := .venv/osls/node_modules/.bin/osls
 
 .venv/%/stamp: $(inputs) requirements/test.txt | python
 	@scripts/make-venv .venv/$* "$(if $(filter $*,$(main)),$(main_python),$(shell scripts/find-python $*))" \
-		--editable '.[fast,cli,web,numba,by-value,parquet,lambda-local,gcf-local,azure,mpi]' --requirement requirements/test.txt
+		--editable '.[fast,cli,web,numba,by-value,parquet,lambda-local,gcf-local,azure,mpi,opencl-cpu]' --requirement requirements/test.txt
 	@touch $@
 
 .venv/%/check-stamp: .venv/%/stamp requirements/check.txt

@@ -1,0 +1,16 @@
+"""PoCL for tests: two devices, which are the processor twice, and its cache in a folder that goes. Import this first."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_cache = tempfile.mkdtemp(prefix="asyncpar-opencl-")
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+os.environ["POCL_CACHE_DIR"] = _cache  # by default it writes to the user's home
+os.environ["PYOPENCL_NO_CACHE"] = "1"  # so does PyOpenCL
+os.environ["POCL_DEVICES"] = "pthread pthread"
+os.environ["POCL_MEMORY_LIMIT"] = "1"  # GiB of each device
+os.environ["PYOPENCL_COMPILER_OUTPUT"] = "0"
