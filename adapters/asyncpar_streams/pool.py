@@ -289,6 +289,17 @@ class StreamPool(Pool):
             raise fresh(self._broken)
         super()._check_open()
 
+    def _interrupt(self, chunk: Chunk, first: int, last: int) -> bool:
+        """Only a process can be stopped; and only if nobody wants what else runs there."""
+        work = self._works.get(chunk)
+        stops = chunk.stops or {}
+        if not self.isolate or work is None or not work.begun:
+            return False
+        if any(index not in stops for index in range(chunk.done, len(chunk.items))):
+            return False
+        work.slot.stop()
+        return True
+
     def _progress(self, chunk: Chunk) -> tuple[int, float] | None:
         work = self._works.get(chunk)
         current = work.slot.current if work is not None and work.slot is not None else None

@@ -166,7 +166,7 @@ def _settle(ready: asyncio.Future[None], error: BaseException | None) -> None:
 def perform(work: Work, slot: Slot, runner: Runner) -> None:
     """Run what is to do of a chunk, in the slot's thread; outcomes are in ``work`` afterwards."""
     begun = time.perf_counter()
-    groups, work.todo = _groups(work, runner.device), []
+    groups, work.todo = groups_of(work, runner.device), []
     for indices in groups:
         slot.current = indices[0], time.monotonic()
         _perform_group(work, indices, runner)
@@ -174,7 +174,7 @@ def perform(work: Work, slot: Slot, runner: Runner) -> None:
     work.seconds = time.perf_counter() - begun
 
 
-def _groups(work: Work, device: Device) -> list[list[int]]:
+def groups_of(work: Work, device: Device) -> list[list[int]]:
     """The calls that are to run, those together that run as one. What was told to stop gets its end here."""
     stops = work.chunk.stops or {}
     work.errors.update({index: stops[index] for index in work.todo if index in stops})
@@ -218,14 +218,15 @@ def _outcome(work: Work, error: BaseException, device: Device, label: str) -> Ba
         # The traceback's frames hold arrays of the device, without which the second attempt may do.
         clear_frames(link)
         error.__traceback__ = None
-        return _out_of_memory(error, device, label) if work.request.alone else None
+        return out_of_memory(error, device, label) if work.request.alone else None
     if device.fault(error):
         work.fault = error
     clear_frames(link)
     return error if isinstance(error, Exception) else foreign(error)
 
 
-def _out_of_memory(error: BaseException, device: Device, label: str) -> MemoryLimitError:
+def out_of_memory(error: BaseException, device: Device, label: str) -> MemoryLimitError:
+    """The error of a call that had the device to itself, and not enough memory."""
     asked, memory = device.asked(error), device.memory()
     made = MemoryLimitError(
         f"{label} ran out of memory on {device.name}, also when it ran alone: "

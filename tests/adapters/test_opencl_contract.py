@@ -21,3 +21,15 @@ class TestOpenCLPool(PoolContract):
 
     def make_pool(self):
         return OpenCLPool(streams=4)
+
+
+class TestIsolatedOpenCLPool(PoolContract):
+    """The device lives in worker processes, which are stopped as a process pool's are."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def anyio_backend(cls):
+        return "asyncio", {"use_uvloop": True}  # one loop will do: each test starts processes
+
+    def make_pool(self):
+        return OpenCLPool(streams=2, isolate=True)
