@@ -24,5 +24,5 @@ from asyncpar_opencl.pocl import name_processor  # noqa: E402
 # What a process keeps of its first program, such as a descriptor of PyOpenCL's cache, is no test's.
 _device = pyopencl.get_platforms()[0].get_devices()[0]
 name_processor(_device)
-pyopencl.array.zeros(pyopencl.CommandQueue(pyopencl.Context([_device])), 3, "f4")
+(pyopencl.array.zeros(pyopencl.CommandQueue(pyopencl.Context([_device])), 3, "f4") + 1).get()
 del _device
