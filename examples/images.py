@@ -32,7 +32,13 @@ def outline(image):
     for step in ("blur", "edges", "stretch"):
         out = image._new_like_me()
         event = kernel(SOURCE, step)(
-            current_queue(), image.shape, None, image.data, out.data, *map(np.int32, image.shape), wait_for=image.events
+            current_queue(),
+            image.shape,
+            None,
+            image.data,
+            out.data,
+            *map(np.int32, image.shape),
+            wait_for=image.events,
         )
         out.add_event(event)
         image = out

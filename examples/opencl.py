@@ -20,7 +20,9 @@ async def main():
     async with OpenCLPool(streams=4, memory="256 MiB") as gpu:
         signal = np.linspace(0, 10, 100_000, dtype=np.float32)
         print(f"{(await gpu.run(wave, signal)).mean():.3f}")  # NumPy in, NumPy out
-        parts = await gpu.map(wave, np.array_split(signal, 20))  # copies of one overlap the computing of others
+        parts = await gpu.map(
+            wave, np.array_split(signal, 20)
+        )  # copies of one overlap the computing of others
         print(f"{np.concatenate(parts).mean():.3f}")
 
 

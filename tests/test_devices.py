@@ -55,4 +55,7 @@ def test_what_is_found_and_what_is_not(entries):
 def test_none_is_said_in_plain_words(entries):
     """And it is false."""
     assert not asyncpar.device()
-    assert str(Devices({}, {"two": "install a driver"})) == "No device for array work was found.\ntwo: install a driver"
+    assert (
+        str(Devices({}, {"two": "install a driver"}))
+        == "No device for array work was found.\ntwo: install a driver"
+    )

@@ -20,7 +20,9 @@ def current_stream() -> OpenCLStream:
     """
     stream: OpenCLStream | None = getattr(here, "stream", None)
     if stream is None:
-        raise RuntimeError("there is no current queue: call this inside a function that runs on an OpenCLPool")
+        raise RuntimeError(
+            "there is no current queue: call this inside a function that runs on an OpenCLPool"
+        )
     return stream
 
 

@@ -48,7 +48,9 @@ def _processor() -> bytes | None:
 
 def _field(record: int) -> int | None:
     """The address of the first pointer in the record to the text "generic"."""
-    with Path("/proc/self/mem").open("rb", buffering=0) as memory:  # unlike a pointer's use, a bad read is an error
+    with Path("/proc/self/mem").open(
+        "rb", buffering=0
+    ) as memory:  # unlike a pointer's use, a bad read is an error
         memory.seek(record)
         for index, (pointer,) in enumerate(struct.iter_unpack("Q", memory.read(RECORD))):
             try:

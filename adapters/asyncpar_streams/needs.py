@@ -20,7 +20,9 @@ def parse_bytes(size: int | str, name: str) -> int:
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     unit = UNITS.get((match[2] or "B").upper()) if match else None
     if match is None or unit is None or not float(match[1]):
-        raise ValueError(f"{name}= takes a number of bytes, or text such as '8 GiB' or '500 MB', not {size!r}")
+        raise ValueError(
+            f"{name}= takes a number of bytes, or text such as '8 GiB' or '500 MB', not {size!r}"
+        )
     return int(float(match[1]) * unit)
 
 

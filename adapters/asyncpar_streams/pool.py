@@ -105,7 +105,9 @@ class StreamPool(Pool):
         if result not in get_args(Result):
             raise ValueError(f"result= must be 'auto', 'device' or 'host', not {result!r}")
         if isolate and result == "device":
-            raise ValueError("result='device' goes without isolate=True: arrays of a device stay in their process")
+            raise ValueError(
+                "result='device' goes without isolate=True: arrays of a device stay in their process"
+            )
         if isinstance(batch_wait, bool) or not isinstance(batch_wait, (int, float)) or not batch_wait >= 0:
             raise ValueError(f"batch_wait= must be a number of seconds of at least 0, not {batch_wait!r}")
         super().__init__(streams * len(self.numbers))
@@ -199,7 +201,9 @@ class StreamPool(Pool):
         if isinstance(self._queue, BatchQueue):
             self._queue.close()
         for work in list(self._works.values()):
-            if not work.begun and work.slot is not None:  # in the line of a budget that may be another pool's, too
+            if (
+                not work.begun and work.slot is not None
+            ):  # in the line of a budget that may be another pool's, too
                 run(work.site.budget.withdraw(work.request))
         for site in self.sites:
             await site.close()

@@ -53,7 +53,7 @@ def take(mebibytes):
 class Gate:
     """A ``UserEvent``, which holds commands back. Kept alive: PoCL aborts the process if one that failed is released."""
 
-    failed: list[object] = []
+    failed: list[object] = []  # noqa: RUF012
 
     def __init__(self, pool):
         self.event = cl.UserEvent(pool.sites[0].device.context)
@@ -173,7 +173,9 @@ async def test_a_sticky_fault_breaks_the_pool_and_hangs_nothing():
             with pytest.raises(cl.Error):
                 await call
         for late in (waiting, pool.run(twice, 1)):
-            with pytest.raises(asyncpar.BrokenPoolError, match="restart the process, or open .* isolate=True"):
+            with pytest.raises(
+                asyncpar.BrokenPoolError, match=r"restart the process, or open .* isolate=True"
+            ):
                 await late
         good.open()
 
@@ -187,15 +189,12 @@ def fault_once():
 
 async def test_an_isolated_device_is_replaced_after_a_fault():
     """Its call gets the device's error; the next finds a device that works, in another process."""
-    async with IsolatedPool(streams=1, isolate=True) as pool:
+    async with FragilePool(streams=1, isolate=True) as pool:
         before = pool.sites[0].slots[0].inner.pids
         with pytest.raises(Exception, match="EXEC_STATUS_ERROR"):
             await pool.run(fault_once)
         np.testing.assert_array_equal(await pool.run(twice, np.ones(2, np.float32)), [2, 2])
         assert pool.sites[0].slots[0].inner.pids != before
-
-
-IsolatedPool = FragilePool
 
 
 @pytest.mark.parametrize("device", [7, "7"])
@@ -241,7 +240,9 @@ async def test_a_budget_keeps_calls_apart():
 async def test_what_does_not_fit_says_how_much_was_asked_for_free_and_held():
     """After a second attempt, alone."""
     async with OpenCLPool(streams=2) as pool:
-        with pytest.raises(asyncpar.MemoryLimitError, match=r"asked for 2 GiB; 1 GiB are free.*holds 0 bytes") as caught:
+        with pytest.raises(
+            asyncpar.MemoryLimitError, match=r"asked for 2 GiB; 1 GiB are free.*holds 0 bytes"
+        ) as caught:
             await pool.run(lambda: cl.array.empty(current_queue(), 2 << 30, np.uint8, allocator=_allocator()))
         assert isinstance(caught.value, MemoryError)
         assert pool.statistics().memory_retries == 1

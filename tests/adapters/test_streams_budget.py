@@ -8,9 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 pytest.importorskip("numpy")
 
-from asyncpar.chunks import Function  # noqa: E402
-from asyncpar_streams.budget import Budget, Request  # noqa: E402
-from asyncpar_streams.needs import Needs, parse_bytes, show_bytes  # noqa: E402
+from asyncpar.chunks import Function
+from asyncpar_streams.budget import Budget, Request
+from asyncpar_streams.needs import Needs, parse_bytes, show_bytes
 
 LIMIT = 100
 
