@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ kernel void stretch(global const float *in, global float *out, int h, int w) {
 """
 
 
-def outline(image):
+def outline(image: Any) -> Any:
     """Blur, find edges, stretch the contrast: three kernels, each waiting for the one before."""
     for step in ("blur", "edges", "stretch"):
         out = image._new_like_me()
@@ -45,7 +46,7 @@ def outline(image):
     return image
 
 
-def picture(seed, size=256):
+def picture(seed: int, size: int = 256) -> Any:
     """Discs of random place, size and brightness, with noise."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
@@ -55,13 +56,13 @@ def picture(seed, size=256):
     return (0.9 * image + 0.1 * random.random(image.shape)).astype(np.float32)
 
 
-def write(path, image):
+def write(path: Path, image: Any) -> None:
     """As PGM, which every viewer of pictures opens."""
     height, width = image.shape
     path.write_bytes(b"P5 %d %d 255\n" % (width, height) + (255 * image).astype(np.uint8).tobytes())
 
 
-async def main(folder):
+async def main(folder: str) -> None:
     pictures = [picture(seed) for seed in range(16)]
     async with OpenCLPool(streams=3) as gpu, gpu.map(outline, pictures, limit=8) as results:
         number = 0

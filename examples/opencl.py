@@ -1,5 +1,7 @@
 """Array work on a GPU's queues; with PoCL, on the processor: pip install "asyncpar[opencl-cpu]"."""
 
+from typing import Any
+
 import numpy as np
 
 import asyncpar
@@ -10,12 +12,12 @@ kernel void wave(global float *x) { int i = get_global_id(0); x[i] = sin(x[i]) *
 """
 
 
-def wave(x):  # x is a pyopencl.array.Array on this call's queue
+def wave(x: Any) -> Any:  # x is a pyopencl.array.Array on this call's queue
     x.add_event(kernel(SOURCE, "wave")(current_queue(), x.shape, None, x.data, wait_for=x.events))
     return x
 
 
-async def main():
+async def main() -> None:
     print(asyncpar.device())
     async with OpenCLPool(streams=4, memory="256 MiB") as gpu:
         signal = np.linspace(0, 10, 100_000, dtype=np.float32)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self, get_args
 
 from asyncpar.chunks import Chunk
-from asyncpar.errors import BrokenPoolError, UnsupportedError, fresh
+from asyncpar.errors import BrokenPoolError, fresh
 from asyncpar.pool import Pool
 from asyncpar.sharing import unwrap
 from asyncpar.statistics import PoolStatistics
@@ -79,7 +79,7 @@ class StreamPool(Pool):
         fault a worker is replaced, and the pool goes on. What it costs: functions, arguments and results are pickled
         (arrays travel through shared memory), results always come to the host, each worker takes the device's memory for
         a context (some 100 MiB and more on CUDA) and the library's time to start, and no memory is kept cached between
-        calls. There are no actors and no streams. A cancelled call is interrupted, or its worker killed.
+        calls. A cancelled call is interrupted, or its worker killed.
     :raises BrokenPoolError: from opening: no such device; the message says what to install
     """
 
@@ -210,11 +210,7 @@ class StreamPool(Pool):
 
     def _solo(self) -> Self:
         """A pool with one stream, on the device where fewest calls are; for an actor or a stream."""
-        if self.isolate:
-            raise UnsupportedError(
-                f"{type(self).__name__}(isolate=True) has no actors and no streams: open one without isolate= for them"
-            )
-        solo = type(self)(self.numbers[0], streams=1, result=self.result)
+        solo = type(self)(self.numbers[0], streams=1, result=self.result, isolate=self.isolate)
         solo.owner = self.owner or self
         solo.needs = self.needs
         self._solos.add(solo)

@@ -26,8 +26,6 @@ class TestOpenCLPool(PoolContract):
 class TestIsolatedOpenCLPool(PoolContract):
     """The device lives in worker processes, which are stopped as a process pool's are."""
 
-    stateful = False
-
     @pytest.fixture(scope="class")
     @classmethod
     def anyio_backend(cls):
