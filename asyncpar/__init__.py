@@ -15,6 +15,7 @@ General layout, from the bottom up:
 ``actors``      actors and streams;  ``residence``  their far side
 ``sharing``     ``share`` and ``Shared``
 ``inline``, ``thread``, ``process``   the pools
+``devices``     ``asyncpar.device()``: what GPUs are found
 ``journal``     results of a map, kept in a file for the next run
 ``engine``      what pools on an engine of others share, as Dask;  ``far``  its far side
 ``mapping``     ``asyncpar.map``;  ``runtime``  ``run``, default pools, ``open_pool``
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from asyncpar.combine import as_completed as as_completed
     from asyncpar.combine import first as first
     from asyncpar.combine import gather as gather
+    from asyncpar.devices import device as device
     from asyncpar.errors import AsyncparError as AsyncparError
     from asyncpar.errors import BrokenPoolError as BrokenPoolError
     from asyncpar.errors import CallTimeoutError as CallTimeoutError
@@ -66,6 +68,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "asyncpar.combine": ("as_completed", "first", "gather"),
+    "asyncpar.devices": ("device",),
     "asyncpar.errors": (
         "AsyncparError", "BrokenPoolError", "CallTimeoutError", "JournalError", "MemoryLimitError", "NestedPoolError",
         "PoolClosedError", "PoolNotFoundError", "SerializationError", "UnsupportedError", "WorkerLostError",
@@ -87,7 +90,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "AsyncparError", "BrokenPoolError", "CallTimeoutError", "InlinePool", "Journal", "JournalError", "Limiter",
     "MemoryLimitError", "NestedPoolError", "Pool", "PoolClosedError", "PoolNotFoundError", "ProcessPool", "RateLimiter", "Results", "SerializationError", "Shared",
-    "ThreadPool", "UnsupportedError", "WorkerLostError", "as_completed", "first", "gather", "map", "open_pool",
+    "ThreadPool", "UnsupportedError", "WorkerLostError", "as_completed", "device", "first", "gather", "map", "open_pool",
     "open_runtime", "reduce", "run", "share", "to_process", "to_thread",
 ]  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +65,10 @@ def split(device: Device, value: Any, n: int, label: str) -> list[Any]:
 
     :raises TypeError: something in it does not have the batch's axis
     """
-    return [mapped(value, lambda leaf, i=i: _part(device, leaf, i, n, label)) for i in range(n)]
+    return [mapped(value, partial(_part, device, i, n, label)) for i in range(n)]
 
 
-def _part(device: Device, value: Any, index: int, n: int, label: str) -> Any:
+def _part(device: Device, index: int, n: int, label: str, value: Any) -> Any:
     if value is None:
         return None
     shape = value.shape if is_host(value) or device.home(value) is not None else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,15 @@ class Reply:
     error: BaseException | None = None
     hungry: bool = False
     fault: bool = False
+
+
+def portable(error: Exception) -> Exception:
+    """The error, or one with its type's name and text if it cannot be pickled, as those of PyOpenCL cannot."""
+    try:
+        pickle.dumps(error)
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
+    return error
 
 
 def prepare(kind: type[StreamPool], number: int, result: Result) -> Runner:
@@ -63,7 +73,7 @@ def run(
             error.__traceback__ = None
             return Reply(error=out_of_memory(error, device, label) if alone else None, hungry=not alone)
         if device.fault(error):
-            return Reply(error=error, fault=True)
-        raise
+            return Reply(error=portable(error), fault=True)
+        raise portable(error) from error.__cause__
     finally:
         device.trim()  # what this process keeps no other can use

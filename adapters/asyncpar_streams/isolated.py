@@ -44,7 +44,7 @@ class IsolatedSlot:
 
     def stop(self) -> None:
         """Stop the call that runs, as a process pool does."""
-        if self.task is not None:
+        if self.task is not None and self.current is not None:  # else it skips the call, once it begins
             self.task.cancel()
 
     async def close(self) -> None:

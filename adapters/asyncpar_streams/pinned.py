@@ -72,7 +72,7 @@ def staged(array: Array, buffer: Array) -> Array:
     return view
 
 
-def view_of(buffer: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:  # type: ignore[type-arg]
+def view_of(buffer: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     """The beginning of a buffer as an array of this shape and type."""
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     return buffer[:size].view(dtype).reshape(shape)

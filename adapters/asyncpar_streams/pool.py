@@ -111,7 +111,8 @@ class StreamPool(Pool):
         if isinstance(batch_wait, bool) or not isinstance(batch_wait, (int, float)) or not batch_wait >= 0:
             raise ValueError(f"batch_wait= must be a number of seconds of at least 0, not {batch_wait!r}")
         super().__init__(streams * len(self.numbers))
-        self.streams, self.result, self.batch, self.batch_wait = streams, result, batch, batch_wait
+        self.result: Result = result
+        self.streams, self.batch, self.batch_wait = streams, batch, batch_wait
         self.memory = None if memory is None else parse_bytes(memory, "memory")
         self.isolate = isolate
         self.needs = Needs()

@@ -65,7 +65,8 @@ class Site:
     @property
     def load(self) -> int:
         """Chunks here."""
-        return self.desk.load + sum(slot.load for slot in self.slots)
+        load: int = self.desk.load + sum(slot.load for slot in self.slots)
+        return load
 
     def idle(self) -> Any:
         """A slot without a chunk, or ``None``."""

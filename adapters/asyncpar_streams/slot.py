@@ -68,7 +68,8 @@ class Runner:
     """
 
     def __init__(self, device: Device, stream: Stream, result: Result) -> None:
-        self.device, self.stream, self.result = device, stream, result
+        self.result: Result = result
+        self.device, self.stream = device, stream
         self.caller = Caller()
         self.peak: int | None = None
 

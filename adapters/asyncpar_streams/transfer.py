@@ -34,7 +34,8 @@ class Transfer:
     """
 
     def __init__(self, device: Device, stream: Stream, result: Result) -> None:
-        self.device, self.stream, self.result = device, stream, result
+        self.result: Result = result
+        self.device, self.stream = device, stream
         self.kept: list[Any] = []
         self.sent_any = False
 

@@ -14,3 +14,15 @@ os.environ["PYOPENCL_NO_CACHE"] = "1"  # so does PyOpenCL
 os.environ["POCL_DEVICES"] = "pthread pthread"
 os.environ["POCL_MEMORY_LIMIT"] = "1"  # GiB of each device
 os.environ["PYOPENCL_COMPILER_OUTPUT"] = "0"
+os.environ["XDG_CACHE_HOME"] = _cache
+
+import pyopencl  # noqa: E402
+import pyopencl.array  # noqa: E402
+
+from asyncpar_opencl.pocl import name_processor  # noqa: E402
+
+# What a process keeps of its first program, such as a descriptor of PyOpenCL's cache, is no test's.
+_device = pyopencl.get_platforms()[0].get_devices()[0]
+name_processor(_device)
+(pyopencl.array.zeros(pyopencl.CommandQueue(pyopencl.Context([_device])), 3, "f4") + 1).get()
+del _device

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Literal
 
 from asyncpar.cli.checks import Check, Status
 
@@ -19,6 +20,12 @@ assert int(cupy.arange(10).sum()) == 45
 name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
 print(f"{count} x {name}, CuPy {cupy.__version__}")
 """
+DEVICES = """
+import asyncpar
+devices = asyncpar.device()
+print("; ".join(str(devices).splitlines()))
+raise SystemExit(not devices)
+"""
 MPI4PY = """
 from mpi4py import MPI
 print(MPI.Get_library_version().splitlines()[0])
@@ -28,6 +35,7 @@ print(MPI.Get_library_version().splitlines()[0])
 def examine() -> Iterator[Check]:
     """Yield the checks."""
     yield _gpu()
+    yield _devices()
     yield _mpi()
 
 
@@ -42,6 +50,12 @@ def _gpu() -> Check:
     return Check(
         "hardware", "GPU", "missing", f"{detail}, but CuPy is not installed", "pip install cupy-cuda12x"
     )
+
+
+def _devices() -> Check:
+    """What the pools on GPU streams find."""
+    works, detail = _run(sys.executable, "-c", DEVICES, said="stdout")
+    return Check("hardware", "devices", "ok" if works else "missing", detail)
 
 
 def _mpi() -> Check:
@@ -61,8 +75,8 @@ def _outcome(name: str, works: bool, detail: str) -> Check:
     return Check("hardware", name, status, detail)
 
 
-def _run(*command: str) -> tuple[bool, str]:
-    """Run a program; return whether it succeeded, and the last line of what it said."""
+def _run(*command: str, said: Literal["stdout", "stderr"] = "stderr") -> tuple[bool, str]:
+    """Run a program; return whether it succeeded, and the last line of what it said (`said`: where, if it failed)."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False
@@ -71,5 +85,6 @@ def _run(*command: str) -> tuple[bool, str]:
         return False, f"no answer within {PATIENCE:.0f} seconds"
     except OSError as error:
         return False, str(error)
-    said = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    return done.returncode == 0, said[-1] if said else f"exit code {done.returncode}"
+    text = done.stdout if done.returncode == 0 or said == "stdout" else done.stderr
+    lines = (text or done.stderr).strip().splitlines()
+    return done.returncode == 0, lines[-1] if lines else f"exit code {done.returncode}"
