@@ -139,6 +139,11 @@ class Crawler:
             self._ready.extend(await self._results.__anext__())
         return self._ready.popleft()
 
+    def configure(self, *, resume: bool = False, retry_errors: bool = False, progress: bool = True) -> None:
+        """Change how a crawl that has not begun will go, as the command does with the crawler of a file."""
+        self._settings |= {"resume": resume, "retry": retry_errors}
+        self._progress = progress
+
     async def run(self) -> CrawlStatistics:
         """Crawl to the end, for what the store then holds; enters and leaves the block itself."""
         async with self:
