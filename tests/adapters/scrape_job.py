@@ -1,4 +1,7 @@
-"""Parsers of the crawl's tests, and as a program (`scrape_job.py STORE PORT`) a crawl that goes on where it was."""
+"""Parsers of the crawl's tests, and as a program (`scrape_job.py STORE PORT`) a crawl that goes on where it was.
+
+That crawl is of 200 hosts, all of which are this machine. It prints its peak memory in MB.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from typing import NamedTuple
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 
 from asyncpar_scrape import Crawler, Link
 
@@ -20,11 +25,26 @@ class Text(NamedTuple):
     text: str
 
 
+HOSTS = 200
+
+
+class Resolver(AbstractResolver):
+    """Every name is this machine."""
+
+    async def resolve(self, host, port=0, family=0):
+        return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": socket.AF_INET, "proto": 0, "flags": 0}]
+
+    async def close(self):
+        pass
+
+
 class Get:
     """Fetches with one session; an answer above 399 is an error."""
 
     async def __aenter__(self):
-        self.session = await aiohttp.ClientSession(raise_for_status=True).__aenter__()
+        self.session = await aiohttp.ClientSession(
+            raise_for_status=True, connector=aiohttp.TCPConnector(resolver=Resolver())
+        ).__aenter__()
         return self
 
     async def __aexit__(self, *error):
@@ -57,11 +77,18 @@ def faulty(page):
     yield from tree(page)
 
 
+def many_hosts(page):
+    """As ``tree``; page n is on host n modulo 200."""
+    port = page.url.split("/")[2].partition(":")[2]
+    for one in tree(page):
+        number = int(one.rsplit("/", 1)[1]) if isinstance(one, Link) else 0
+        yield Link(f"http://h{number % HOSTS}.test:{port}/{number}") if number else one
+
+
 async def main() -> None:
-    crawler = Crawler(
-        tree, Get(), start=[f"http://127.0.0.1:{sys.argv[2]}/0"], store=sys.argv[1], resume=True, workers=2
-    )
-    await crawler.run()
+    start = [f"http://h0.test:{sys.argv[2]}/0"]
+    statistics = await Crawler(many_hosts, Get(), start=start, store=sys.argv[1], resume=True, workers=2).run()
+    print(statistics.peak_bytes // 1_000_000)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
-import signal
-import subprocess
-import sys
-import time
 from asyncio import to_thread
 from collections import Counter
 from contextlib import closing
@@ -17,13 +12,9 @@ from contextlib import closing
 import pytest
 
 from asyncpar_scrape import Crawler, Link, StoreError
-from asyncpar_scrape.frontier import connect, count, errors
+from asyncpar_scrape.frontier import connect, errors
 from asyncpar_scrape.output import texts
 from tests.adapters import scrape_job, scrape_site
-from tests.programs import ROOT
-
-KILLS = int(os.environ.get("ASYNCPAR_KILLS", "6"))
-
 
 def kept(path):
     with closing(connect(path)) as connection:
@@ -134,38 +125,6 @@ def test_arguments_are_checked():
         Crawler(scrape_job.tree, scrape_job.Get(), start="http://a/")
     with pytest.raises(ValueError, match=r"absolute addresses, as http://host/path, not '/a'"):
         Crawler(scrape_job.tree, scrape_job.Get(), start=["/a"])
-
-
-@pytest.mark.timeout(120)
-def test_killed_at_random(tmp_path):
-    """After any number of kills every page's item is there once, and only pages in flight were fetched again."""
-    pages, under_way = 1500, 2 * 64 + 4 * 2
-    store, log = tmp_path / "crawl.sqlite", tmp_path / "served"
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}
-    site = subprocess.Popen(
-        [sys.executable, scrape_site.__file__, str(log), str(pages)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env=environment, text=True,
-    )  # fmt: skip
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
-    chance, killed, status = random.Random(seed), 0, None
-    with site:
-        port = site.stdout.readline().strip()
-        while status != 0:
-            with subprocess.Popen([sys.executable, scrape_job.__file__, str(store), port], env=environment) as job:
-                if killed < KILLS:
-                    time.sleep(chance.uniform(0.3, 1.2))
-                    job.kill()
-                status = job.wait()
-                killed += status == -signal.SIGKILL
-                assert status in (0, -signal.SIGKILL)
-        site.stdin.close()
-    fetched = Counter(log.read_text().split())
-    assert sorted(kept(store)) == numbered(pages)
-    with closing(connect(store)) as connection:
-        assert count(connection)[:3] == (0, pages, pages + 1)
-    assert len(fetched) == 2 * pages + 1
-    assert sum(fetched.values()) - len(fetched) <= killed * under_way
 
 
 def test_a_link_is_text():
