@@ -366,7 +366,22 @@ class Pool(ABC):
         self._queue.add(call)
         return await call
 
-    async def run_within(self, timeout: float, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    @overload
+    async def run_within(
+        self,
+        timeout: float,
+        function: Callable[P, Coroutine[Any, Any, T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T: ...
+    @overload
+    async def run_within(
+        self, timeout: float, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    async def run_within(
+        self, timeout: float, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         """As ``run``, but a call that has run for ``timeout`` seconds is stopped.
 
         The time is the call's own: what it waits for a worker does not count, as it would with ``asyncio.timeout``.

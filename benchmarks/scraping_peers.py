@@ -31,7 +31,8 @@ def extract(html):
 
     tree = LexborHTMLParser(html)
     items = [
-        {"name": item.css_first("h3").text(), "price": item.css_first(".price").text()} for item in tree.css(".item")
+        {"name": item.css_first("h3").text(), "price": item.css_first(".price").text()}
+        for item in tree.css(".item")
     ]
     links = [link.attributes["href"] for link in tree.css("a[href]")]
     busy()
@@ -105,7 +106,7 @@ def scrapy(root):
 
     class Spider(scrapy.Spider):
         name = "bench"
-        start_urls = [root + "/0"]
+        start_urls = (root + "/0",)
 
         def parse(self, response):
             counts[0] += 1

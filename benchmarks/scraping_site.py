@@ -11,11 +11,10 @@ ITEMS = 10
 
 def page(number: int, pages: int, size: int) -> bytes:
     """HTML with 50 links into the site and 10 items of two fields, filled up to the size."""
-    links = "".join(
-        f'<a href="/{(number * LINKS + i + 1) % pages}">link {i}</a>\n' for i in range(LINKS)
-    )
+    links = "".join(f'<a href="/{(number * LINKS + i + 1) % pages}">link {i}</a>\n' for i in range(LINKS))
     items = "".join(
-        f'<div class="item"><h3>thing {number}-{i}</h3><span class="price">{i}.50</span></div>\n' for i in range(ITEMS)
+        f'<div class="item"><h3>thing {number}-{i}</h3><span class="price">{i}.50</span></div>\n'
+        for i in range(ITEMS)
     )
     head = f"<html><head><title>page {number}</title></head><body>{links}{items}"
     paragraph = "<p>Lorem ipsum dolor sit amet, <b>consectetur</b> adipiscing elit.</p>\n"

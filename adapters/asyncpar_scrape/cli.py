@@ -103,7 +103,9 @@ def _crawler_of(job: Path) -> Crawler:
     sys.path.insert(0, str(job.absolute().parent))  # workers look there, too
     crawler = getattr(importlib.import_module(job.stem), "crawler", None)
     if not isinstance(crawler, Crawler):
-        raise CommandError(f"{job} defines no crawler: crawler = Crawler(parse, fetch, start=[...])", exit_code=2)
+        raise CommandError(
+            f"{job} defines no crawler: crawler = Crawler(parse, fetch, start=[...])", exit_code=2
+        )
     return crawler
 
 

@@ -112,8 +112,9 @@ class Crawler:
             stack.push_async_callback(self._store.aclose)
             self._pool = await stack.enter_async_context(asyncpar.ProcessPool(self._workers))
             self._pool._check_function(self.parse)
-            if hasattr(self.fetch, "__aenter__"):
-                await stack.enter_async_context(self.fetch)
+            client: Any = self.fetch
+            if hasattr(client, "__aenter__"):
+                await stack.enter_async_context(client)
             self._fetching = asyncpar.Limiter(self._concurrency)
             ahead = PARSES_AHEAD * self._pool.workers
             self._parsing = asyncpar.Limiter(ahead)

@@ -119,7 +119,9 @@ def _to_parquet(connection: sqlite3.Connection, target: Path) -> int:
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
                 written += len(batch)
     except pa.ArrowException as error:
-        raise StoreError(f"the items are of types that do not go together in a table: {error}; export to .jsonl") from error
+        raise StoreError(
+            f"the items are of types that do not go together in a table: {error}; export to .jsonl"
+        ) from error
     return written
 
 

@@ -17,7 +17,16 @@ from typing import TypeAlias
 from asyncpar.errors import JournalError
 from asyncpar.journal.locking import Lock, is_held
 from asyncpar.shielding import shielded
-from asyncpar_scrape.frontier import Counts, Entry, Frontier, Outcome, StoreError, connect, count, retry_errors
+from asyncpar_scrape.frontier import (
+    Counts,
+    Entry,
+    Frontier,
+    Outcome,
+    StoreError,
+    connect,
+    count,
+    retry_errors,
+)
 
 BATCH_SECONDS = 0.03
 """How long an outcome waits for others at most."""
@@ -158,9 +167,9 @@ class Store:
     def _note(self, request: tuple[Outcome, Settled] | tuple[int, Taken]) -> None:
         if isinstance(request[0], Outcome):
             self._outcomes.append(request[0])
-            self._tell.append(request[1])  # type: ignore[arg-type]
+            self._tell.append(request[1])
         else:
-            self._taker = request  # type: ignore[assignment]
+            self._taker = request
 
     def _write(self) -> None:
         """Hand outcomes to SQLite, as yet uncommitted, and pages to whoever waits for some."""
@@ -211,7 +220,9 @@ class Store:
             self._answer(self._taker[1], self._failure)
             self._taker = None
 
-    def _answer(self, future: asyncio.Future[None] | Taken, error: StoreError | None, value: object = None) -> None:
+    def _answer(
+        self, future: asyncio.Future[None] | Taken, error: StoreError | None, value: object = None
+    ) -> None:
         self._call(_end, future, error, value)
 
     def _call(self, function: object, *args: object) -> None:

@@ -32,7 +32,16 @@ class Resolver(AbstractResolver):
     """Every name is this machine."""
 
     async def resolve(self, host, port=0, family=0):
-        return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": socket.AF_INET, "proto": 0, "flags": 0}]
+        return [
+            {
+                "hostname": host,
+                "host": "127.0.0.1",
+                "port": port,
+                "family": socket.AF_INET,
+                "proto": 0,
+                "flags": 0,
+            }
+        ]
 
     async def close(self):
         pass
@@ -87,7 +96,9 @@ def many_hosts(page):
 
 async def main() -> None:
     start = [f"http://h0.test:{sys.argv[2]}/0"]
-    statistics = await Crawler(many_hosts, Get(), start=start, store=sys.argv[1], resume=True, workers=2).run()
+    statistics = await Crawler(
+        many_hosts, Get(), start=start, store=sys.argv[1], resume=True, workers=2
+    ).run()
     print(statistics.peak_bytes // 1_000_000)
 
 

@@ -16,6 +16,7 @@ from asyncpar_scrape.frontier import connect, errors
 from asyncpar_scrape.output import texts
 from tests.adapters import scrape_job, scrape_site
 
+
 def kept(path):
     with closing(connect(path)) as connection:
         return [json.loads(text)["title"] for text in texts(connection)]
@@ -34,7 +35,9 @@ async def test_every_page_once(tmp_path):
     """Items reach the consumer and the store; an address that many pages link to is fetched once."""
     store = tmp_path / "crawl.sqlite"
     async with scrape_site.Site(60) as site:
-        crawler = Crawler(scrape_job.tree, scrape_job.Get(), start=[site.url(0), site.url(1)], store=store, workers=2)
+        crawler = Crawler(
+            scrape_job.tree, scrape_job.Get(), start=[site.url(0), site.url(1)], store=store, workers=2
+        )
         async with crawler as crawl:
             titles = [item["title"] async for item in crawl]
             statistics = crawl.statistics()
@@ -57,10 +60,15 @@ async def test_a_bad_page_costs_itself(tmp_path):
         assert sorted(await to_thread(kept, store)) == [f"page {n}" for n in (0, 1, 2, 7, 8)]
         assert failed["3"].startswith("ValueError: page 3 is odd")
         assert re.match(r"WorkerLostError: .*SIGSEGV", failed["4"])
-        assert failed["5"] == "CallTimeoutError: asyncpar_scrape.parsing.parse_page ran longer than timeout=1 seconds"
+        assert (
+            failed["5"]
+            == "CallTimeoutError: asyncpar_scrape.parsing.parse_page ran longer than timeout=1 seconds"
+        )
         assert failed["6"].startswith("SerializationError: ")
         assert len(failed) == 4
-        again = Crawler(scrape_job.tree, scrape_job.Get(), store=store, resume=True, retry_errors=True, depth=0, workers=1)
+        again = Crawler(
+            scrape_job.tree, scrape_job.Get(), store=store, resume=True, retry_errors=True, depth=0, workers=1
+        )
         statistics = await again.run()
     assert (statistics.visited, statistics.failed) == (4, 0)
     assert sorted(await to_thread(kept, store)) == numbered(9)
@@ -101,7 +109,13 @@ async def test_no_more_pages_than_asked_for(tmp_path):
     async with scrape_site.Site(100) as site:
         for most, visited in ((10, 10), (25, 15)):
             crawler = Crawler(
-                scrape_job.tree, scrape_job.Get(), start=[site.url(0)], store=store, resume=True, max_pages=most, workers=1
+                scrape_job.tree,
+                scrape_job.Get(),
+                start=[site.url(0)],
+                store=store,
+                resume=True,
+                max_pages=most,
+                workers=1,
             )
             assert (await crawler.run()).visited == visited
         assert len(await to_thread(kept, store)) == 25
