@@ -66,7 +66,7 @@ def numbers(rows):
     return Counter(int(url.rsplit("/", 1)[1]) for url, *_ in rows)
 
 
-@pytest.mark.timeout(1200 if INTEGRATION else 60)
+@pytest.mark.timeout(60 + PAGES // 50)
 def test_killed_at_random(tmp_path):
     """Every page's item is there once, every faulty page has its error, and only what was under way was fetched again."""
     store, log = tmp_path / "crawl.sqlite", tmp_path / "served"
