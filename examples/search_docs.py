@@ -40,7 +40,7 @@ class Fetch:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self.session.__aexit__(*error)
+        await self.session.close()
 
     async def __call__(self, url: str) -> Page:
         async with self.session.get(url) as answer:

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from asyncpar.errors import JournalError
 from asyncpar.journal.locking import Lock, is_held
@@ -34,7 +34,16 @@ BATCH_PAGES = 500
 
 Taken: TypeAlias = "asyncio.Future[list[Entry]]"
 Settled: TypeAlias = "asyncio.Future[None]"
-Request: TypeAlias = "tuple[Outcome, Settled] | tuple[int, Taken] | None"
+
+
+class _Take(NamedTuple):
+    most: int
+    taken: Taken
+
+
+class _Settle(NamedTuple):
+    outcome: Outcome
+    settled: Settled
 
 
 class Store:
@@ -60,10 +69,10 @@ class Store:
         self.counts = Counts(0, 0, 0, 0)
         self._per_host, self._max_pages = per_host, max_pages
         self._resume, self._retry = resume, retry
-        self._queue: SimpleQueue[Request] = SimpleQueue()
+        self._queue: SimpleQueue[_Take | _Settle | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="asyncpar: store of a crawl", daemon=True)
         self._failure: StoreError | None = None
-        self._taker: tuple[int, Taken] | None = None
+        self._taker: _Take | None = None
         self._outcomes: list[Outcome] = []
         self._tell: list[Settled] = []
 
@@ -100,7 +109,7 @@ class Store:
         :raises StoreError: the file cannot be used any more
         """
         taken: Taken = self._loop.create_future()
-        self._queue.put((most, taken))
+        self._queue.put(_Take(most, taken))
         return await taken
 
     async def settle(self, outcome: Outcome) -> None:
@@ -109,7 +118,7 @@ class Store:
         :raises StoreError: it could not be written
         """
         settled: Settled = self._loop.create_future()
-        self._queue.put((outcome, settled))
+        self._queue.put(_Settle(outcome, settled))
         await settled
 
     # -- in the thread
@@ -164,12 +173,12 @@ class Store:
                 pass
             self._commit()
 
-    def _note(self, request: tuple[Outcome, Settled] | tuple[int, Taken]) -> None:
-        if isinstance(request[0], Outcome):
-            self._outcomes.append(request[0])
-            self._tell.append(request[1])
-        else:
+    def _note(self, request: _Take | _Settle) -> None:
+        if isinstance(request, _Take):
             self._taker = request
+        else:
+            self._outcomes.append(request.outcome)
+            self._tell.append(request.settled)
 
     def _write(self) -> None:
         """Hand outcomes to SQLite, as yet uncommitted, and pages to whoever waits for some."""
@@ -217,7 +226,7 @@ class Store:
         with contextlib.suppress(Exception):
             self._connection.rollback()
         if self._taker is not None:
-            self._answer(self._taker[1], self._failure)
+            self._answer(self._taker.taken, self._failure)
             self._taker = None
 
     def _answer(
