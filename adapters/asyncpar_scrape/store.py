@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -132,7 +133,9 @@ class Store:
                 return
             self._answer(self._opened, None)
             self._serve()
-            self._connection.execute("PRAGMA optimize").close()
+            with contextlib.suppress(sqlite3.Error):  # one plain file is left, where nobody reads it now
+                self._connection.execute("PRAGMA busy_timeout = 0").close()
+                self._connection.execute("PRAGMA journal_mode = DELETE").close()
 
     def _open_file(self, stack: contextlib.ExitStack) -> None:
         path = self.path

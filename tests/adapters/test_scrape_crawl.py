@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 from asyncio import to_thread
 from collections import Counter
 from contextlib import closing
@@ -131,6 +132,40 @@ async def test_a_store_is_not_taken_up_unasked(tmp_path):
         async with Crawler(scrape_job.tree, scrape_job.Get(), store=path, resume=True, workers=1):
             with pytest.raises(StoreError, match=rf"in use by process {os.getpid()}: wait until"):
                 await Crawler(scrape_job.tree, scrape_job.Get(), store=path, resume=True).run()
+
+
+async def test_a_store_that_breaks_ends_the_crawl(tmp_path):
+    """The consumer gets the error, and nothing waits for ever."""
+    path = tmp_path / "crawl.sqlite"
+
+    def damage():
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("DROP TABLE items")
+
+    async with scrape_site.Site(5000) as site:
+        crawler = Crawler(scrape_job.tree, scrape_job.Get(), start=[site.url(0)], store=path, workers=1)
+        async with crawler as crawl:
+            await anext(crawl)
+            await to_thread(damage)
+            with pytest.raises(
+                StoreError, match=r"crawl.sqlite cannot be used any more: no such table: .*items"
+            ):
+                async for _ in crawl:
+                    pass
+
+
+async def test_leaving_early_keeps_what_was_not_visited(tmp_path):
+    """A crawl that was left goes on, and no page is missed."""
+    path = tmp_path / "crawl.sqlite"
+    async with scrape_site.Site(300) as site:
+        async with Crawler(
+            scrape_job.tree, scrape_job.Get(), start=[site.url(0)], store=path, workers=1
+        ) as crawl:
+            async for _ in crawl:
+                break
+        done = await Crawler(scrape_job.tree, scrape_job.Get(), store=path, resume=True, workers=1).run()
+    assert (done.pages, done.failed, done.waiting) == (300, 301, 0)
+    assert sorted(await to_thread(kept, path)) == numbered(300)
 
 
 def test_arguments_are_checked():
