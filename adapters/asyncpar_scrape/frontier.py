@@ -1,8 +1,10 @@
-"""What a crawl has to visit, has visited and has found, in one SQLite file. Blocking: for the store's thread and for commands.
+"""What a crawl has to visit, has visited and has found, in one SQLite file.
 
-An address is known by a number of 64 bits, its hash: an index of these is what finds duplicates, on disk, so that memory
-does not grow with the addresses (two of 10^7 share a number with a chance of 3 in a million). What was handed out keeps its
-state in the file until its outcome is written: after a kill it is taken again, and nothing else is.
+Blocking: for the store's thread and for commands.
+
+An address is known by a number of 64 bits, its hash: an index of these is what finds duplicates, on disk, so that
+memory does not grow with the addresses (two of 10^7 share a number with a chance of 3 in a million). What was handed
+out keeps its state in the file until its outcome is written: after a kill it is taken again, and nothing else is.
 
 One statement writes many rows: SQLite gives up the GIL for each, and in a busy program gets it back late.
 """
@@ -20,8 +22,8 @@ WAITING, DONE, FAILED = range(3)
 APPLICATION = 0x61707363  # "apsc": how `file` and we tell a store from other SQLite files
 SCHEMA = """
 CREATE TABLE pages (
-    id INTEGER PRIMARY KEY, key INTEGER NOT NULL UNIQUE, host INTEGER NOT NULL, depth INTEGER NOT NULL, url TEXT NOT NULL,
-    state INTEGER NOT NULL DEFAULT 0, error TEXT
+    id INTEGER PRIMARY KEY, key INTEGER NOT NULL UNIQUE, host INTEGER NOT NULL, depth INTEGER NOT NULL,
+    url TEXT NOT NULL, state INTEGER NOT NULL DEFAULT 0, error TEXT
 );
 CREATE INDEX waiting ON pages (host, id) WHERE state = 0;
 CREATE INDEX failed ON pages (id) WHERE state = 2;

@@ -1,4 +1,4 @@
-"""The items of a store in other formats: JSON lines, CSV, Parquet, or a SQLite table. Blocking, for threads and commands."""
+"""The items of a store as JSON lines, CSV, Parquet, or a SQLite table. Blocking, for threads and commands."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _to_parquet(connection: sqlite3.Connection, target: Path) -> int:
 
 def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     while batch := list(islice(rows, BATCH)):
-        # A column that only later items have must be in the first ones' schema, too, which from_pylist takes from the first.
+        # from_pylist takes the columns from the first item; some may be in later ones only.
         columns = dict.fromkeys(key for row in batch for key in row)
         yield [{key: row.get(key) for key in columns} for row in batch]
 

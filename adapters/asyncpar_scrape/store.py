@@ -1,7 +1,7 @@
 """The store on the event loop's side, and its thread, the only one that touches the file while a crawl runs.
 
-Outcomes are written together: a transaction holds what came within ``BATCH_SECONDS``. Who settles a page is told when it
-is on disk.
+Outcomes are written together: a transaction holds what came within ``BATCH_SECONDS``. Who settles a page is told when
+it is on disk.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Store:
             await asyncio.to_thread(self._thread.join)
 
     async def take(self, most: int) -> list[Entry]:
-        """Pages to visit, at least one: it waits for pages that are out, whose links may add some. None: the crawl is over.
+        """Pages to visit. It waits for pages that are out, whose links may add some; no pages: the crawl is over.
 
         :raises StoreError: the file cannot be used any more
         """
