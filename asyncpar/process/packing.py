@@ -286,7 +286,8 @@ class Packing:
             calls.append((function.number, call.mark, call.payload))
         chunk.slabs = [call.lends for call in chunk.items]
         body = pickle.dumps(calls, 5)
-        return frames + HEADER.pack(len(body), CALLS, 0, len(calls), 0) + body
+        flags = TIMED if chunk.timeout else 0
+        return frames + HEADER.pack(len(body), CALLS, flags, len(calls), 0) + body
 
     def map_frame(self, place: Place, chunk: Chunk, packed: Packed) -> bytes:
         """The frame of a map's chunk, behind what its worker has to know first."""

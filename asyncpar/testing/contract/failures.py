@@ -81,6 +81,19 @@ class FailuresContract(Contract):
             assert "nap ran longer than timeout=0.1 seconds" in str(got[1])
             assert await pool.run(f.square, 3) == 9
 
+    async def test_run_within_stops_a_call_that_is_too_long(self) -> None:
+        self.need(self.abandons, "end to a call that runs")
+        async with self.make_pool() as pool:
+            with raises(asyncpar.CallTimeoutError) as caught:
+                await pool.run_within(0.1, f.nap, 0.4)
+            assert "nap ran longer than timeout=0.1 seconds" in str(caught.value)
+            assert await pool.run(f.square, 3) == 9
+
+    async def test_run_within_counts_from_the_start_of_a_call(self) -> None:
+        async with self.make_pool() as pool:
+            calls = [pool.run_within(0.25, f.nap, 0.05) for _ in range(6 * pool.workers)]
+            assert await asyncio.gather(*calls) == [0.05] * len(calls)
+
     async def test_a_timeout_counts_from_the_start_of_a_call(self) -> None:
         async with self.make_pool() as pool:
             naps = [0.05] * 6 * pool.workers  # all together take longer than the timeout

@@ -1,0 +1,48 @@
+"""The worker's side: runs the user's parser on a page, and sorts what it yields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+
+class Link(str):
+    """An address to visit, as a parser yields it among its items: absolute. A fragment is left out."""
+
+    __slots__ = ()
+
+
+class Parsed(NamedTuple):
+    """What a parser made of a page: its items, the same as JSON texts, and addresses."""
+
+    items: list[Any]
+    texts: list[str]
+    links: list[str]
+
+
+def parse_page(parse: Callable[[Any], Any], page: Any) -> Parsed:
+    """Run the parser. It may be a generator, or return a list, one item, or ``None``."""
+    found = parse(page)
+    if found is None:
+        found = ()
+    elif isinstance(found, (dict, str)) or not isinstance(found, Iterable):
+        found = (found,)
+    items: list[Any] = []
+    links: dict[str, None] = {}
+    for one in found:
+        if isinstance(one, Link):
+            links[str(one).partition("#")[0]] = None
+        else:
+            items.append(one)
+    return Parsed(items, [_text(item) for item in items], list(links))
+
+
+def _text(item: Any) -> str:
+    """As JSON; what JSON has no form for becomes text, as in a journal's export."""
+    try:
+        return json.dumps(item, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError):
+        from asyncpar.journal.export import plain
+
+        return json.dumps(plain(item), ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,121 @@
+"""A crawl of a site on this machine by `asyncpar_scrape`, by hand with aiohttp and selectolax, by Scrapy and by Crawlee.
+
+    python -m venv .venv/scraping && .venv/scraping/bin/pip install aiohttp uvloop selectolax scrapy 'crawlee[parsel]' psutil anyio
+    PYTHONPATH=.:adapters .venv/scraping/bin/python -m benchmarks.scraping > benchmarks/results/scraping.md
+
+Each run is a fresh process; the site is served by another. In a round the four take turns; ratios are of one round, and
+medians of three rounds are printed. CPU is that of all processes of the crawl, without the server's; memory is the highest
+sum of their PSS, looked at twice a second. Nobody waits out of politeness, and each has 64 requests in flight.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import psutil
+
+from benchmarks.scraping_peers import PEERS
+
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+CASES = [("20 kB", 20, 0, 10_000), ("100 kB", 100, 0, 4000), ("20 kB, 5 ms parsing", 20, 5, 2000)]
+FEWER = 10
+"""Scrapy and Crawlee crawl a tenth of the pages: they take long."""
+
+
+class Run(NamedTuple):
+    rate: float
+    cpu_ms: float
+    peak_mb: float
+
+
+@contextmanager
+def site(pages, size):
+    command = [sys.executable, "-m", "benchmarks.scraping_site", str(pages), str(size)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        process.stdin.close()
+
+
+def memory(process):
+    """The sum over the tree, in MB."""
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            total += one.memory_full_info().pss
+        except psutil.Error:  # it has just ended
+            pass
+    return total / 1e6
+
+
+def crawl(name, root, busy, pages):
+    """Run one to its end."""
+    command = [sys.executable, "-m", "benchmarks.scraping_peers", name, root, str(busy)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    peak, over = [0.0], threading.Event()
+
+    def watch():
+        process = psutil.Process(child.pid)
+        while not over.wait(0.5):
+            try:
+                peak[0] = max(peak[0], memory(process))
+            except psutil.Error:  # it has just ended
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    last = child.stdout.read().splitlines()[-1]
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    over.set()
+    watcher.join()
+    child.stdout.close()
+    got, items, seconds = json.loads(last)
+    # Scrapy fetches the start address once more when a page links to it
+    if not pages <= got <= pages + 1 or items != 10 * got or child.returncode:
+        raise RuntimeError(f"{name} ended with {child.returncode}: {got} pages of {pages}, {items} items")
+    return Run(pages / seconds, 1000 * (usage.ru_utime + usage.ru_stime) / pages, peak[0])
+
+
+def measure(size, busy, pages):
+    rounds = []
+    for _ in range(ROUNDS):
+        runs = {}
+        for name in PEERS:
+            count = pages // FEWER if name in ("Scrapy", "Crawlee") else pages
+            with site(count, size) as root:
+                runs[name] = crawl(name, root, busy, count)
+                print(name, size, busy, runs[name], file=sys.stderr)
+        rounds.append(runs)
+    return rounds
+
+
+def median(rounds, name, field):
+    return statistics.median(getattr(runs[name], field) for runs in rounds)
+
+
+def main() -> None:
+    print(f"# Crawling a local site\n\nEach run{__doc__.partition('Each run')[2].rstrip()}")
+    print(f"\nMedians of {ROUNDS} rounds on {os.cpu_count()} cores, which the server shares.\n")
+    print(
+        "| page | | pages a second | CPU a page, ms | peak memory, MB | asyncpar is faster by |\n|---|---|---|---|---|---|"
+    )
+    for label, size, busy, pages in CASES:
+        rounds = measure(size, busy, pages)
+        for name in PEERS:
+            ratio = statistics.median(runs["asyncpar"].rate / runs[name].rate for runs in rounds)
+            print(
+                f"| {label} | {name} | {median(rounds, name, 'rate'):,.0f} | {median(rounds, name, 'cpu_ms'):.2f} | "
+                f"{median(rounds, name, 'peak_mb'):.0f} | {'' if name == 'asyncpar' else f'{ratio:.2f}'} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
