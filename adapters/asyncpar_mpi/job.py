@@ -52,7 +52,9 @@ def run(command: Sequence[str], module: bool, log_dir: Path | None) -> int:
         if launch.rank == 0:
             print(f"asyncpar_mpi: {error}", file=sys.stderr, flush=True)
         else:
-            time.sleep(1.0)  # a launcher ends all ranks with the first that fails, and rank 0 has something to say
+            time.sleep(
+                1.0
+            )  # a launcher ends all ranks with the first that fails, and rank 0 has something to say
         return 2
     return _part(MPI.COMM_WORLD, command, module, log_dir)
 
