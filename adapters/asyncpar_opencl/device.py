@@ -76,7 +76,6 @@ class OpenCLDevice(Device):
         self.context = pyopencl.Context([device])
         self.lock = threading.Lock()
         self.programs: dict[tuple[str, str], Any] = {}
-        self.held = 0
 
     def stream(self) -> OpenCLStream:
         return OpenCLStream(self)
@@ -110,7 +109,7 @@ class OpenCLDevice(Device):
         """Nothing is cached."""
 
     def memory(self) -> Memory:
-        return Memory(max(0, self.size - self.held), self.held)
+        return Memory(None, None, self.size)  # OpenCL tells no more
 
     def close(self) -> None:
         self.programs.clear()

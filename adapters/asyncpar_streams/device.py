@@ -19,14 +19,16 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A device's memory at one moment.
+    """A device's memory at one moment; ``None`` for what the library cannot tell.
 
     :ivar free: bytes that the driver could still give
     :ivar held: bytes that this process holds, in use or cached by its memory pool
+    :ivar total: bytes of the device
     """
 
-    free: int
-    held: int
+    free: int | None
+    held: int | None
+    total: int | None = None
 
 
 class Device(ABC):

@@ -228,11 +228,17 @@ def _outcome(work: Work, error: BaseException, device: Device, label: str) -> Ba
 
 def out_of_memory(error: BaseException, device: Device, label: str) -> MemoryLimitError:
     """The error of a call that had the device to itself, and not enough memory."""
-    asked, memory = device.asked(error), device.memory()
+    memory = device.memory()
+    figures = (
+        (device.asked(error), "it asked for {}"),
+        (memory.free, "{} are free"),
+        (memory.held, "this process holds {}"),
+        (memory.total, "the device has {} in all"),
+    )
+    known = [text.format(show_bytes(size)) for size, text in figures if size is not None]
     made = MemoryLimitError(
         f"{label} ran out of memory on {device.name}, also when it ran alone: "
-        f"{'it asked for ' + show_bytes(asked) + '; ' if asked is not None else ''}"
-        f"{show_bytes(memory.free)} are free, and this process holds {show_bytes(memory.held)}. "
+        f"{', '.join(known)}. "
         "Give it smaller arguments, or drop arrays that were left on the device"
     )
     made.__cause__ = error
