@@ -1,0 +1,1 @@
+#pragma once // kernel.h has it
