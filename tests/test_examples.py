@@ -33,7 +33,9 @@ def test_the_example_runs(path, tmp_path):
     """It ends well, prints something, and leaves no file."""
     for engine in imported(path) & set(ENGINES):
         if find_spec(ENGINES[engine]) is None:
-            pytest.skip(f"no machine here: {ENGINES[engine]} is installed by 'make engines' or 'make integration'")
+            pytest.skip(
+                f"no machine here: {ENGINES[engine]} is installed by 'make engines' or 'make integration'"
+            )
     if missing := {name for name in imported(path) if find_spec(name) is None}:
         pytest.skip(f"not installed: {', '.join(sorted(missing))}")
     assert output_of(path, folder=tmp_path).strip()
