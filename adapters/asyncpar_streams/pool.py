@@ -262,6 +262,9 @@ class StreamPool(Pool):
         if not chunk.finished:
             chunk.deliver(work.values, work.errors or None)
         run(site.budget.leave(work.request))
+        del (
+            work.request.start
+        )  # which leads back to the work: its arrays must not wait for the garbage collector
         if work.fault is not None:
             self.fail(work.fault, site.device)
         site.advance()

@@ -40,6 +40,7 @@ typedef struct Device {
 
 extern Device devices[DEVICES];
 extern double megabytes_per_second; /* of copies; 0: as fast as memory */
+extern int device_count;            /* that the program finds */
 extern bool driver_lock;            /* whether calls wait for callbacks, as with one lock in the driver */
 
 /* Every call of the API begins with it. */

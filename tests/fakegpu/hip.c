@@ -11,7 +11,7 @@ static int fault(void) { return current_device()->fault; }
 
 /* -- devices */
 
-API hipGetDeviceCount(int *count) { enter_driver(); *count = DEVICES; return SUCCESS; }
+API hipGetDeviceCount(int *count) { enter_driver(); *count = device_count; return SUCCESS; }
 API hipGetDevice(int *number) { enter_driver(); *number = current_number(); return SUCCESS; }
 API hipDriverGetVersion(int *version) { *version = VERSION; return SUCCESS; }
 API hipRuntimeGetVersion(int *version) { *version = VERSION; return SUCCESS; }
@@ -23,7 +23,7 @@ API hipPeekAtLastError(void) { enter_driver(); return fault(); }
 
 API hipSetDevice(int number) {
     enter_driver();
-    if (number < 0 || number >= DEVICES)
+    if (number < 0 || number >= device_count)
         return INVALID_DEVICE;
     set_current_number(number);
     return SUCCESS;

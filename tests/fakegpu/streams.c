@@ -7,6 +7,7 @@
 Device devices[DEVICES];
 double megabytes_per_second;
 bool driver_lock;
+int device_count = DEVICES;
 
 static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER; /* of the streams; taken before a stream's own lock */
 static pthread_mutex_t driver;
@@ -19,7 +20,8 @@ __attribute__((constructor)) static void prepare(void) {
     pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
     pthread_mutex_init(&driver, &recursive);
     const char *capacity = getenv("FAKEGPU_BYTES"), *speed = getenv("FAKEGPU_MEGABYTES_PER_SECOND");
-    const char *lock = getenv("FAKEGPU_DRIVER_LOCK");
+    const char *lock = getenv("FAKEGPU_DRIVER_LOCK"), *count = getenv("FAKEGPU_DEVICES");
+    device_count = count && atoi(count) < DEVICES ? atoi(count) : DEVICES;
     megabytes_per_second = speed ? atof(speed) : 0;
     driver_lock = lock && atoi(lock);
     for (int i = 0; i < DEVICES; i++) {
