@@ -9,6 +9,7 @@ first at all (the documentation of ``cuLaunchHostFunc``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from asyncpar.errors import BrokenPoolError
@@ -35,7 +36,7 @@ def find_cupy() -> Any:
     :raises BrokenPoolError: it is not installed, or finds none; the message says what to install
     """
     try:
-        import cupy
+        cupy: Any = import_module("cupy")  # by name: type checkers do not have it
     except ModuleNotFoundError as error:
         raise BrokenPoolError(NO_CUPY) from error
     except ImportError as error:  # a library of CUDA's or ROCm's is missing; CuPy tells at length

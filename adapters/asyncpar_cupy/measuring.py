@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 
 def make_meter() -> Any:
     """A ``cupy.cuda.MemoryHook``, to be entered in a thread: CuPy asks hooks of the thread that allocates or frees."""
-    import cupy
+    cupy: Any = import_module("cupy")  # by name: type checkers do not have it
 
     class Meter(cupy.cuda.MemoryHook):  # type: ignore[misc]
         """Counts what is allocated after ``start``; what was there before may be freed unseen."""
