@@ -1,7 +1,10 @@
-"""What awaiting costs on a GPU's streams: `python -m benchmarks.gpu [REPORT.md]`. Here on PoCL.
+"""What awaiting costs on streams, without a GPU: PyOpenCL on PoCL, and CuPy on the tests' software GPU.
 
-Compared in one process, interleaved, each value the median over the rounds: the pool; bare PyOpenCL, which blocks; and
-that in `loop.run_in_executor`. For another library, write a class with the four methods of `OpenCL`.
+    python -m benchmarks.gpu opencl [REPORT.md]
+    python -m tests.fakegpu -m benchmarks.gpu cupy [REPORT.md]      # in the environment that `make integration` makes
+
+Compared in one process, interleaved, each value the median over the rounds: the pool; the bare library, which blocks;
+and that in `loop.run_in_executor`.
 """
 
 from __future__ import annotations
@@ -19,10 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from asyncpar_opencl import OpenCLPool, current_queue, kernel
-from asyncpar_opencl.device import OpenCLDevice
-
 ROUNDS, CALLS, JOBS = 7, 100, 24
+SMALL, LARGE = 16, 1 << 18  # items of the arrays
 SOURCE = """
 kernel void spin(global float *x, int n) {
     int i = get_global_id(0); float a = x[i];
@@ -34,6 +35,8 @@ kernel void spin(global float *x, int n) {
 
 def spin(x: Any, n: int) -> Any:
     """A kernel of n steps for each of its elements."""
+    from asyncpar_opencl import current_queue, kernel
+
     x.add_event(
         kernel(SOURCE, "spin")(current_queue(), x.shape, None, x.data, np.int32(n), wait_for=x.events)
     )
@@ -44,14 +47,19 @@ class OpenCL:
     """PyOpenCL by itself, and the pool on it."""
 
     name = "PyOpenCL on PoCL"
+    note = "PoCL's device is the processor, which everything else shares"
 
     def __init__(self) -> None:
+        from asyncpar_opencl.device import OpenCLDevice
+
         self.device = OpenCLDevice(0)
         self.device.open()
         self.stream = self.device.stream()
 
-    def pool(self, streams: int) -> OpenCLPool:
+    def pool(self, streams: int) -> Any:
         """The pool that is measured."""
+        from asyncpar_opencl import OpenCLPool
+
         return OpenCLPool(streams=streams)
 
     def job(self, x: Any, n: int) -> Any:
@@ -70,6 +78,57 @@ class OpenCL:
         """Give the device back."""
         self.stream.close()
         self.device.close()
+
+
+class CuPy:
+    """CuPy by itself, and the pool on it. A job computes for 2 ms and its arrays take half a ms, each way."""
+
+    name = "CuPy on a software GPU"
+    note = (
+        "Its streams are threads; copies and a job's kernel take the time that a device's would, but no processor: "
+        "0.5 ms for each copy of 1 MiB, 2 ms for the kernel of such a job"
+    )
+
+    def __init__(self) -> None:
+        import cupy
+
+        from tests.fakegpu import control
+
+        self.cupy, self.control = cupy, control
+        control.set_speed(2e9)
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.pinned = {size: self._pinned(size) for size in (SMALL, LARGE)}
+
+    def _pinned(self, size: int) -> Any:
+        memory = self.cupy.cuda.alloc_pinned_memory(4 * size)
+        return np.frombuffer(memory, np.float32, size)
+
+    def pool(self, streams: int) -> Any:
+        """The pool that is measured."""
+        from asyncpar_cupy import CuPyPool
+
+        return CuPyPool(streams=streams)
+
+    def job(self, x: Any, n: int) -> Any:
+        """What the pool runs."""
+        if n > 1:
+            self.control.delay(n * 1e-5)
+        return x
+
+    def bare(self, array: Any, n: int) -> Any:
+        """As one writes it without a pool: a pinned buffer, asynchronous copies, a synchronise, a copy of the result."""
+        pinned = self.pinned[array.size]
+        with self.stream:
+            pinned[:] = array
+            x = self.cupy.empty(array.size, np.float32)
+            x.set(pinned, stream=self.stream)
+            self.job(x, n).get(stream=self.stream, out=pinned, blocking=False)
+            self.stream.synchronize()
+        return pinned.copy()
+
+    def close(self) -> None:
+        """Give the device back."""
+        self.control.reset()
 
 
 async def timed(action: Callable[[], Awaitable[object]]) -> float:
@@ -91,9 +150,9 @@ async def lateness(action: Callable[[], Awaitable[object]]) -> float:
     return worst
 
 
-async def measure(library: OpenCL) -> dict[str, float]:
+async def measure(library: OpenCL | CuPy) -> dict[str, float]:
     """Medians over the rounds: microseconds a call, jobs a second, milliseconds."""
-    small, large = np.ones(16, np.float32), np.ones(1 << 18, np.float32)
+    small, large = np.ones(SMALL, np.float32), np.ones(LARGE, np.float32)
     loop, found = asyncio.get_running_loop(), {}
     rows: dict[str, list[float]] = {}
     with ThreadPoolExecutor(1) as executor:
@@ -132,17 +191,16 @@ async def measure(library: OpenCL) -> dict[str, float]:
     return found
 
 
-def report(name: str, found: dict[str, float]) -> str:
+def report(library: OpenCL | CuPy, found: dict[str, float]) -> str:
     """The table, as Markdown."""
-    return f"""# GPU streams, measured without a GPU
+    return f"""# {library.name}
 
-By `python -m benchmarks.gpu` on {name}, Python {platform.python_version()}, {os.cpu_count()} CPUs: medians of {ROUNDS} rounds,
-ways interleaved in one process. PoCL's device is the processor, which everything else shares: this says what awaiting
-costs, and nothing about a GPU.
+By `python -m benchmarks.gpu`, Python {platform.python_version()}, {os.cpu_count()} CPUs: medians of {ROUNDS} rounds, ways interleaved in one
+process. {library.note}. This says what awaiting costs, and nothing about a GPU.
 
 | | |
 |---|---|
-| one call (16 floats in, a tiny kernel, out), bare and blocking | {found["bare"]:.0f} us |
+| one call ({SMALL} floats in, next to no work, out), bare and blocking | {found["bare"]:.0f} us |
 | the same in `loop.run_in_executor` | {found["executed"]:.0f} us |
 | the same awaited on the pool, one stream | {found["pooled"]:.0f} us |
 | pool over executor, ratio of the same round | {found["pooled/executed"]:.2f} |
@@ -153,15 +211,19 @@ costs, and nothing about a GPU.
 
 def main() -> None:
     """Measure, print, and write the report if a path is given."""
-    library = OpenCL()
+    if len(sys.argv) not in (2, 3) or sys.argv[1] not in LIBRARIES:
+        raise SystemExit(f"usage: python -m benchmarks.gpu {' | '.join(LIBRARIES)} [REPORT.md]")
+    library = LIBRARIES[sys.argv[1]]()
     try:
-        text = report(library.name, asyncio.run(measure(library)))
+        text = report(library, asyncio.run(measure(library)))
     finally:
         library.close()
     print(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text)
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).write_text(text)
 
+
+LIBRARIES = {"opencl": OpenCL, "cupy": CuPy}
 
 if __name__ == "__main__":
     main()

@@ -48,7 +48,7 @@ def _gpu() -> Check:
     if not works:
         return Check("hardware", "GPU", "failed", detail)
     return Check(
-        "hardware", "GPU", "missing", f"{detail}, but CuPy is not installed", "pip install cupy-cuda12x"
+        "hardware", "GPU", "missing", f"{detail}, but CuPy is not installed", "pip install 'asyncpar[cupy]'"
     )
 
 
