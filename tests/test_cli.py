@@ -367,5 +367,5 @@ def test_mpi_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     """mpi4py alone starts nothing."""
     monkeypatch.setattr(hardware, "find_spec", lambda name: object())
     monkeypatch.setattr(hardware, "MPI4PY", "print('Open MPI 5')")
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(hardware, "_mpiexec", lambda: None)
     assert hardware._mpi().detail == "Open MPI 5, but no mpiexec to start programs with"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from asyncpar.cli.checks import Check, Status
@@ -59,7 +60,7 @@ def _devices() -> Check:
 
 
 def _mpi() -> Check:
-    launcher = shutil.which("mpiexec")
+    launcher = _mpiexec()
     if find_spec("mpi4py"):
         check = _outcome("MPI", *_run(sys.executable, "-c", MPI4PY))
         if check.status != "ok" or launcher:
@@ -68,6 +69,12 @@ def _mpi() -> Check:
     found = f"{launcher}, but no mpi4py" if launcher else "neither mpiexec nor mpi4py"
     advice = "" if not launcher else "pip install mpi4py"
     return Check("hardware", "MPI", "missing", found, advice)
+
+
+def _mpiexec() -> str | None:
+    """The launcher that `asyncpar mpi` takes: beside this interpreter, where pip puts that of its MPI, or in the path."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    return str(beside) if beside.is_file() else shutil.which("mpiexec")
 
 
 def _outcome(name: str, works: bool, detail: str) -> Check:
