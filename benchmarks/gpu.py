@@ -223,7 +223,7 @@ def main() -> None:
         Path(sys.argv[2]).write_text(text)
 
 
-LIBRARIES: dict[str, type[OpenCL] | type[CuPy]] = {"opencl": OpenCL, "cupy": CuPy}
+LIBRARIES: dict[str, type[OpenCL | CuPy]] = {"opencl": OpenCL, "cupy": CuPy}
 
 if __name__ == "__main__":
     main()

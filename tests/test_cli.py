@@ -356,9 +356,11 @@ def test_a_library_that_hangs_or_crashes(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(hardware, "find_spec", lambda name: object())
     monkeypatch.setattr(hardware, "CUPY", "import time; time.sleep(60)")
     monkeypatch.setattr(hardware, "MPI4PY", "import os; os.abort()")
+    monkeypatch.setattr(hardware, "DEVICES", "import os; os.abort()")
     monkeypatch.setattr(shutil, "which", lambda name: "mpiexec")
-    gpu, mpi = hardware.examine()
+    gpu, devices, mpi = hardware.examine()
     assert gpu.status == mpi.status == "failed"
+    assert devices.status == "missing"
     assert gpu.detail.startswith("no answer within")
     assert mpi.detail == "exit code -6"
 
