@@ -1,0 +1,60 @@
+"""Addresses in one form each, and those that must not be connected to."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from urllib.parse import urlsplit, urlunsplit
+
+NAT64 = ip_network("64:ff9b::/96")
+PORTS = {"http": 80, "https": 443}
+
+
+def canonical(url: str) -> str:
+    """The address as it is compared: no fragment, the query in order, host in lower case, no default port.
+
+    :raises ValueError: it is not an absolute address of http or https
+    """
+    from w3lib.url import canonicalize_url
+
+    parts = urlsplit(url)
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise ValueError(f"{url!r} is no absolute address of http or https")
+    if parts.port == PORTS[parts.scheme]:
+        parts = parts._replace(netloc=parts.netloc.rpartition(":")[0])
+    parts = parts._replace(path=parts.path or "/", fragment="")
+    return str(canonicalize_url(urlunsplit(parts)))
+
+
+def host_of(url: str) -> str:
+    """Scheme, host and port of a canonical address: what has one robots.txt and is asked politely as one."""
+    return "/".join(url.split("/", 3)[:3])
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public internet. One that carries an IPv4 address is judged by that."""
+    found = ip_address(address.partition("%")[0])
+    if isinstance(found, IPv6Address):
+        found = _carried(found) or found
+    return found.is_global and not found.is_multicast
+
+
+def _carried(address: IPv6Address) -> IPv4Address | None:
+    if address in NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
+class PrivateAddress(OSError):
+    """A connection to this machine or a private network was refused."""
+
+
+def public_socket(info: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
+    """A socket for a connection that is about to be made.
+
+    :raises PrivateAddress: the address is not of the public internet
+    """
+    family, kind, protocol, _, address = info
+    if not is_public(str(address[0])):
+        raise PrivateAddress("not an address of the public internet")  # one text: several are joined otherwise
+    return socket.socket(family, kind, protocol)

@@ -1,0 +1,62 @@
+"""Why an address gave no page, one tree.
+
+    FetchError
+    ├── StatusError        an answer of 400 and above, after the retries
+    ├── RobotsError        robots.txt forbids it, or could not be read
+    ├── AddressError       the address is none of HTTP, or its host is private
+    ├── RedirectError      a loop of redirects, or too many
+    ├── TooLargeError      the body is over max_bytes, as it came or decompressed
+    ├── ContentTypeError   the answer is of a type that was not asked for
+    ├── FetchTimeoutError  the answer took longer than timeout or stall
+    └── TransportError     the connection or its protocol failed, after the retries
+"""
+
+from __future__ import annotations
+
+from asyncpar.errors import AsyncparError
+
+
+class FetchError(AsyncparError):
+    """An address gave no page; the message says why and names the address."""
+
+
+class StatusError(FetchError):
+    """The answer's status was 400 or above.
+
+    :ivar status: the status
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message, status)
+        self.status = status
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class RobotsError(FetchError):
+    """The site's robots.txt forbids this address, or could not be read, which forbids all (RFC 9309)."""
+
+
+class AddressError(FetchError):
+    """The address is not http or https, or its host is this machine or in a private network."""
+
+
+class RedirectError(FetchError):
+    """Redirects go in a circle, or there are too many."""
+
+
+class TooLargeError(FetchError):
+    """The body is larger than ``max_bytes``, as it came or decompressed."""
+
+
+class ContentTypeError(FetchError):
+    """The answer is of a type that was not asked for; its body was not read."""
+
+
+class FetchTimeoutError(FetchError, TimeoutError):
+    """The answer took longer than ``timeout``, or nothing came for ``stall`` seconds."""
+
+
+class TransportError(FetchError):
+    """The connection could not be made, or broke, or what came was not HTTP; TLS that cannot be verified is among it."""

@@ -1,0 +1,207 @@
+"""The client: addresses to pages, politely and within bounds."""
+
+from __future__ import annotations
+
+import re
+import ssl as tls
+from types import TracebackType
+from typing import Self
+from urllib.parse import urljoin
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+
+from asyncpar.errors import PoolClosedError
+from asyncpar_scrape import robots as rules
+from asyncpar_scrape.addresses import canonical, host_of, public_socket
+from asyncpar_scrape.bodies import ENCODINGS
+from asyncpar_scrape.exchange import Answer, Exchange, Pace, retry_after
+from asyncpar_scrape.failures import (
+    AddressError,
+    FetchTimeoutError,
+    RedirectError,
+    StatusError,
+    TransportError,
+)
+from asyncpar_scrape.hosts import Hosts
+from asyncpar_scrape.page import Page
+from asyncpar_scrape.turns import Turns
+
+RETRIED = (429, 500, 502, 503, 504)
+CONTACT = re.compile(r"https?://[^\s)]+\.|[^\s@]+@[^\s@]+\.")
+TYPES = ("text/", "application/xhtml+xml", "application/xml", "application/json", "application/ld+json")
+
+
+class Fetcher:
+    """Fetches pages. Enter it with ``async with``, and call it with an address; many tasks may.
+
+    >>> async with Fetcher("mybot/1.0 (+https://example.org/bot)") as fetch:
+    ...     async for page in asyncpar.map(fetch, urls, limit=100): ...
+
+    It keeps no cookies, and takes no proxies from the environment. Errors of 429, 500, 502, 503 and 504, of connections
+    and time-outs are tried again, when ``Hosts`` allows it; all others are raised at once.
+
+    :arg user_agent: the robot's name and where its owner is reached: an address of the web or of mail
+    :arg concurrency: requests at once, of all hosts. Memory holds at most this many bodies of ``max_bytes``
+    :arg per_host: requests to one host at once, at most; they begin with 1. Default 4, fewer than a browser's 6
+    :arg delay: seconds between the starts of two requests to a host; a longer Crawl-delay counts
+    :arg robots: read and obey robots.txt
+    :arg retries: how often a request is made again at most
+    :arg max_retry_after: seconds of Retry-After that are waited for; a host that asks for more gives errors meanwhile
+    :arg max_redirects: redirects that are followed for one address
+    :arg max_bytes: bytes that a body may have, as it comes and decompressed
+    :arg timeout: seconds for one request and its answer, without the waiting for the host's turn
+    :arg stall: seconds that nothing may come for, and that a connection may take
+    :arg bytes_per_second: of all bodies together, compressed; ``None``: as many as come
+    :arg content_types: what a Content-Type may begin with; an answer without one is taken
+    :arg allow_private: connect to this machine and to private networks, too
+    :arg ssl: how TLS is verified, as for a company's own authorities; default as Python does
+    :arg resolver: finds the addresses of hosts, in place of the system's
+    :raises ValueError: ``user_agent`` has no contact
+    """
+
+    def __init__(
+        self,
+        user_agent: str,
+        *,
+        concurrency: int = 64,
+        per_host: int = 4,
+        delay: float = 0.5,
+        robots: bool = True,
+        retries: int = 2,
+        max_retry_after: float = 300.0,
+        max_redirects: int = 10,
+        max_bytes: int = 10_000_000,
+        timeout: float = 60.0,
+        stall: float = 15.0,
+        bytes_per_second: float | None = None,
+        content_types: tuple[str, ...] = TYPES,
+        allow_private: bool = False,
+        ssl: tls.SSLContext | None = None,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        if not CONTACT.search(user_agent):
+            raise ValueError(
+                f"user_agent={user_agent!r} has no contact: give an address at which a site's owner can reach you, "
+                "as 'mybot/1.0 (+https://example.org/bot)' or 'mybot/1.0 (me@example.org)'"
+            )
+        self._agent = user_agent
+        self._turns = Turns(Hosts(per_host, delay), concurrency, max_retry_after)
+        self._robots = rules.Robots(self._read_robots, user_agent.split("/")[0].split()[0]) if robots else None
+        self._retries, self._max_retry_after = retries, max_retry_after
+        self._max_redirects, self._max_bytes = max_redirects, max_bytes
+        self._timeout, self._stall = timeout, stall
+        self._pace = Pace(bytes_per_second)
+        self._types = content_types
+        self._private = allow_private
+        self._ssl, self._resolver = ssl, resolver
+        self._exchange: Exchange | None = None
+
+    @property
+    def hosts(self) -> Hosts:
+        """When each host may be asked; times are ``time.monotonic()``'s, hosts are named as ``http://host:port``."""
+        return self._turns.hosts
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(
+            limit=0,  # Turns bounds them
+            ssl=self._ssl or True,
+            resolver=self._resolver,
+            socket_factory=None if self._private else public_socket,
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            headers={"User-Agent": self._agent, "Accept-Encoding": ENCODINGS},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._stall, sock_read=self._stall),
+        )
+        self._exchange = Exchange(session, self._timeout, self._types, self._pace)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._exchange is not None:
+            session, self._exchange = self._exchange.session, None
+            await session.close()
+
+    async def __call__(self, url: str) -> Page:
+        """Fetch a page. Cancelling closes its connection.
+
+        :raises FetchError: there is none; see ``asyncpar_scrape.failures``
+        :raises PoolClosedError: the fetcher is not open
+        """
+        final, answer = await self._follow(url, robots=True)
+        return Page(url, final, answer.status, answer.headers, answer.body)
+
+    async def sitemaps(self, url: str) -> list[str]:
+        """The sitemaps that the robots.txt of this address's site names.
+
+        :raises RobotsError: it could not be read
+        """
+        if self._robots is None:
+            return []
+        return list((await self._robots.rules(host_of(_checked(url)))).sitemaps)
+
+    async def _follow(self, url: str, *, robots: bool) -> tuple[str, Answer]:
+        """Ask an address and where it leads."""
+        seen: set[str] = set()
+        at = url
+        while len(seen) <= self._max_redirects:
+            known = _checked(at)
+            if known in seen:
+                raise RedirectError(f"the redirects of {url} go in a circle, at {at}")
+            seen.add(known)
+            host = host_of(known)
+            if robots and self._robots is not None:
+                delay = await self._robots.check(host, at)
+                if delay:
+                    self._turns.slow_down(host, delay)
+            answer = await self._ask(host, at, robots_file=not robots)
+            if answer.location is None:
+                return at, answer
+            at = urljoin(at, answer.location)
+        raise RedirectError(f"{url} has more than {self._max_redirects} redirects; see max_redirects=")
+
+    async def _ask(self, host: str, url: str, *, robots_file: bool) -> Answer:
+        """Ask until there is an answer, or no more tries."""
+        for left in range(self._retries, -1, -1):
+            try:
+                answer, pause = await self._ask_once(host, url, robots_file)
+            except (FetchTimeoutError, TransportError):
+                if not left:
+                    raise
+                continue
+            if answer.status < 400:
+                return answer
+            if answer.status not in RETRIED or not left or pause > self._max_retry_after:
+                asked = f", and asks to come back in {pause:.0f} seconds" if pause else ""
+                raise StatusError(f"{url} answered with status {answer.status}{asked}", answer.status)
+        raise AssertionError("the last try returns or raises")
+
+    async def _ask_once(self, host: str, url: str, robots_file: bool) -> tuple[Answer, float]:
+        if self._exchange is None:
+            raise PoolClosedError("this Fetcher is not open: use it inside 'async with Fetcher(...) as fetch:'")
+        await self._turns.begin(host)
+        failed, seconds, pause = False, None, 0.0
+        try:
+            most = rules.MOST_BYTES if robots_file else self._max_bytes
+            answer = await self._exchange.get(url, most, cut=robots_file)
+            seconds, failed, pause = answer.seconds, answer.status in RETRIED, retry_after(answer.headers)
+        except (FetchTimeoutError, TransportError):
+            failed = True
+            raise
+        finally:
+            self._turns.end(host, failed=failed, seconds=seconds, retry_after=pause)
+        return answer, pause
+
+    async def _read_robots(self, url: str) -> bytes:
+        return (await self._follow(url, robots=False))[1].body
+
+
+def _checked(url: str) -> str:
+    try:
+        return canonical(url)
+    except ValueError as error:
+        raise AddressError(str(error)) from error

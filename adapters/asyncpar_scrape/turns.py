@@ -1,0 +1,94 @@
+"""Politeness on the loop: requests wait here until their host, and then the program, has room for one more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from math import inf
+
+from asyncpar.limits import Limiter
+from asyncpar_scrape.failures import FetchError
+from asyncpar_scrape.hosts import Hosts
+
+
+class _Line:
+    """Those who want to ask one host: the first waits for the host, the others for the lock, in order."""
+
+    __slots__ = ("changed", "lock", "users")
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.lock = asyncio.Lock()
+        self.changed = asyncio.Event()
+
+
+class Turns:
+    """Lets requests begin. Who waits for a host takes no place from other hosts.
+
+    :arg hosts: says when a host may be asked
+    :arg most: requests that run at once, of all hosts
+    :arg patience: seconds that a host may ask to be left alone
+    """
+
+    def __init__(self, hosts: Hosts, most: int, patience: float) -> None:
+        self.hosts = hosts
+        self._patience = patience
+        self._places = Limiter(most)
+        self._lines: dict[str, _Line] = {}
+
+    async def begin(self, host: str) -> None:
+        """Wait until a request may begin, and count it; each needs an ``end``. Cancelling leaves the line.
+
+        :raises FetchError: the host is to be left alone for longer than ``patience``
+        """
+        line = self._lines.setdefault(host, _Line())
+        line.users += 1
+        try:
+            async with line.lock:
+                await self._wait(host, line)
+        except BaseException:
+            self._leave(host, line)
+            raise
+
+    async def _wait(self, host: str, line: _Line) -> None:
+        hosts = self.hosts
+        while True:
+            line.changed.clear()
+            seconds = hosts.wait(host, time.monotonic())
+            if seconds == inf:
+                await line.changed.wait()
+            elif seconds > self._patience:
+                raise FetchError(
+                    f"{host} asked to be left alone for another {seconds:.0f} seconds; see max_retry_after="
+                )
+            elif seconds > 0:
+                await asyncio.sleep(seconds)
+            else:
+                await self._places.acquire()
+                now = time.monotonic()
+                if not hosts.wait(host, now):  # it may have failed meanwhile
+                    hosts.start(host, now)
+                    return
+                self._places.release()
+
+    def end(self, host: str, *, failed: bool, seconds: float | None, retry_after: float = 0.0) -> None:
+        """The request has ended: ``failed``, with an answer after ``seconds``, or without both if it was given up."""
+        self._places.release()
+        if failed or seconds is not None:
+            self.hosts.finish(
+                host, time.monotonic(), seconds=None if failed else seconds, retry_after=retry_after
+            )
+        else:
+            self.hosts.release(host)
+        line = self._lines[host]
+        line.changed.set()
+        self._leave(host, line)
+
+    def slow_down(self, host: str, delay: float) -> None:
+        """The host asks for this many seconds between two requests."""
+        self.hosts.slow_down(host, delay, time.monotonic())
+
+    def _leave(self, host: str, line: _Line) -> None:
+        line.users -= 1
+        if not line.users:
+            del self._lines[host]
