@@ -45,16 +45,18 @@ def _carried(address: IPv6Address) -> IPv4Address | None:
     return address.ipv4_mapped or address.sixtofour
 
 
-class PrivateAddress(OSError):
+class PrivateAddressError(OSError):
     """A connection to this machine or a private network was refused."""
 
 
 def public_socket(info: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
     """A socket for a connection that is about to be made.
 
-    :raises PrivateAddress: the address is not of the public internet
+    :raises PrivateAddressError: the address is not of the public internet
     """
     family, kind, protocol, _, address = info
     if not is_public(str(address[0])):
-        raise PrivateAddress("not an address of the public internet")  # one text: several are joined otherwise
+        raise PrivateAddressError(
+            "not an address of the public internet"
+        )  # one text: several are joined otherwise
     return socket.socket(family, kind, protocol)

@@ -9,11 +9,11 @@ ENCODINGS = "gzip, deflate"
 GZIP = b"\x1f\x8b"
 
 
-class BodyTooLarge(Exception):
+class BodyTooLargeError(Exception):
     """The body is larger than it may be."""
 
 
-class BadBody(Exception):
+class BadBodyError(Exception):
     """The body cannot be decompressed; the message says why."""
 
 
@@ -22,7 +22,7 @@ class Body:
 
     :arg encoding: the answer's Content-Encoding
     :arg most: bytes that it may have, as it comes and decompressed
-    :raises BadBody: the encoding is another than was asked for
+    :raises BadBodyError: the encoding is another than was asked for
     """
 
     def __init__(self, encoding: str, most: int) -> None:
@@ -32,13 +32,13 @@ class Body:
         self._encoding = encoding.strip().lower()
         self._inflate: zlib._Decompress | None = None
         if self._encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            raise BadBody(f"its Content-Encoding is {encoding!r}, which was not asked for")
+            raise BadBodyError(f"its Content-Encoding is {encoding!r}, which was not asked for")
 
     def add(self, piece: bytes) -> None:
         """Take a piece.
 
-        :raises BodyTooLarge: it is more than may come, or makes more than may be made
-        :raises BadBody: it is not of this encoding
+        :raises BodyTooLargeError: it is more than may come, or makes more than may be made
+        :raises BadBodyError: it is not of this encoding
         """
         self._came += len(piece)
         if self._encoding in ("", "identity"):
@@ -46,7 +46,7 @@ class Body:
         else:
             self._decompress(piece)
         if self._came > self._most:
-            raise BodyTooLarge
+            raise BodyTooLargeError
 
     def _decompress(self, piece: bytes) -> None:
         while piece:
@@ -60,15 +60,17 @@ class Body:
             try:
                 self._made += inflate.decompress(piece, self._most + 1 - len(self._made))
             except zlib.error as error:
-                raise BadBody(f"its {self._encoding} is broken: {error}") from error
+                raise BadBodyError(f"its {self._encoding} is broken: {error}") from error
             if len(self._made) > self._most:
-                raise BodyTooLarge
+                raise BodyTooLargeError
             piece = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
 
     def _begin(self, piece: bytes) -> zlib._Decompress:
         if self._encoding != "deflate":
             return zlib.decompressobj(16 + zlib.MAX_WBITS)
-        return zlib.decompressobj(zlib.MAX_WBITS if piece[0] & 0xF == 8 else -zlib.MAX_WBITS)  # RFC 9110, 8.4.1.2
+        return zlib.decompressobj(
+            zlib.MAX_WBITS if piece[0] & 0xF == 8 else -zlib.MAX_WBITS
+        )  # RFC 9110, 8.4.1.2
 
     def begun(self, most: int) -> bytes:
         """What was made so far, at most so many bytes."""
@@ -77,8 +79,8 @@ class Body:
     def end(self) -> bytes:
         """The whole body.
 
-        :raises BadBody: the compressed data ends early
+        :raises BadBodyError: the compressed data ends early
         """
         if self._inflate is not None and not self._inflate.eof:
-            raise BadBody(f"its {self._encoding} ends early")
+            raise BadBodyError(f"its {self._encoding} ends early")
         return bytes(self._made)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from asyncpar_scrape.addresses import PrivateAddress
-from asyncpar_scrape.bodies import BadBody, Body, BodyTooLarge
+from asyncpar_scrape.addresses import PrivateAddressError
+from asyncpar_scrape.bodies import BadBodyError, Body, BodyTooLargeError
 from asyncpar_scrape.failures import (
     AddressError,
     ContentTypeError,
@@ -93,9 +93,9 @@ class Exchange:
             raise FetchTimeoutError(
                 f"{url} took too long: {str(error) or f'over {self.timeout:g} seconds in all'}; see timeout= and stall="
             ) from error
-        except BodyTooLarge:
+        except BodyTooLargeError:
             raise TooLargeError(f"the body of {url} is over {most:,} bytes; see max_bytes=") from None
-        except BadBody as error:
+        except BadBodyError as error:
             raise TransportError(f"the body of {url} cannot be read: {error}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _translated(url, error) from error
@@ -114,7 +114,7 @@ class Exchange:
                 async for piece in response.content.iter_chunked(PIECE):
                     body.add(piece)
                     await self.pace.spend(len(piece))
-            except BodyTooLarge:
+            except BodyTooLargeError:
                 if not cut:
                     raise
                 answer.body = body.begun(most)
@@ -132,7 +132,7 @@ def _flat(headers: CIMultiDictProxy[str]) -> dict[str, str]:
 
 
 def _translated(url: str, error: Exception) -> FetchError:
-    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddress):
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddressError):
         return AddressError(
             f"{url} is on this machine or in a private network, which allow_private=True allows: {error.os_error}"
         )

@@ -1,14 +1,14 @@
 """Why an address gave no page, one tree.
 
-    FetchError
-    ├── StatusError        an answer of 400 and above, after the retries
-    ├── RobotsError        robots.txt forbids it, or could not be read
-    ├── AddressError       the address is none of HTTP, or its host is private
-    ├── RedirectError      a loop of redirects, or too many
-    ├── TooLargeError      the body is over max_bytes, as it came or decompressed
-    ├── ContentTypeError   the answer is of a type that was not asked for
-    ├── FetchTimeoutError  the answer took longer than timeout or stall
-    └── TransportError     the connection or its protocol failed, after the retries
+FetchError
+├── StatusError        an answer of 400 and above, after the retries
+├── RobotsError        robots.txt forbids it, or could not be read
+├── AddressError       the address is none of HTTP, or its host is private
+├── RedirectError      a loop of redirects, or too many
+├── TooLargeError      the body is over max_bytes, as it came or decompressed
+├── ContentTypeError   the answer is of a type that was not asked for
+├── FetchTimeoutError  the answer took longer than timeout or stall
+└── TransportError     the connection or its protocol failed, after the retries
 """
 
 from __future__ import annotations
@@ -59,4 +59,4 @@ class FetchTimeoutError(FetchError, TimeoutError):
 
 
 class TransportError(FetchError):
-    """The connection could not be made, or broke, or what came was not HTTP; TLS that cannot be verified is among it."""
+    """The connection could not be made, could not be verified (TLS), or broke, or what came was not HTTP."""

@@ -87,7 +87,8 @@ class Fetcher:
             )
         self._agent = user_agent
         self._turns = Turns(Hosts(per_host, delay), concurrency, max_retry_after)
-        self._robots = rules.Robots(self._read_robots, user_agent.split("/")[0].split()[0]) if robots else None
+        name = user_agent.replace("/", " ").split()[0]
+        self._robots = rules.Robots(self._read_robots, name) if robots else None
         self._retries, self._max_retry_after = retries, max_retry_after
         self._max_redirects, self._max_bytes = max_redirects, max_bytes
         self._timeout, self._stall = timeout, stall
@@ -182,7 +183,9 @@ class Fetcher:
 
     async def _ask_once(self, host: str, url: str, robots_file: bool) -> tuple[Answer, float]:
         if self._exchange is None:
-            raise PoolClosedError("this Fetcher is not open: use it inside 'async with Fetcher(...) as fetch:'")
+            raise PoolClosedError(
+                "this Fetcher is not open: use it inside 'async with Fetcher(...) as fetch:'"
+            )
         await self._turns.begin(host)
         failed, seconds, pause = False, None, 0.0
         try:

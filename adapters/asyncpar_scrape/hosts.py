@@ -63,7 +63,9 @@ class Hosts:
         known.out += 1
         known.free_at = max(known.free_at, now + max(self.delay, known.delay))
 
-    def finish(self, host: str, now: float, *, seconds: float | None = None, retry_after: float = 0.0) -> None:
+    def finish(
+        self, host: str, now: float, *, seconds: float | None = None, retry_after: float = 0.0
+    ) -> None:
         """A request has ended.
 
         :arg seconds: how long a good answer took to begin; ``None``: it failed
@@ -105,7 +107,9 @@ class Hosts:
 
     def _forget(self, now: float) -> None:
         """Drop a host that was not used for long and idles; those with a pause ahead or a request out stay."""
-        for _ in range(8):  # a bounded look: with more hosts busy than are to be remembered, memory grows by them
+        for _ in range(
+            8
+        ):  # a bounded look: with more hosts busy than are to be remembered, memory grows by them
             if len(self._hosts) <= KNOWN_HOSTS:
                 return
             name, oldest = next(iter(self._hosts.items()))

@@ -31,7 +31,12 @@ class Page:
     """
 
     def __init__(
-        self, url: str, final_url: str, status: int, headers: Mapping[str, str], body: bytes | memoryview | PickleBuffer
+        self,
+        url: str,
+        final_url: str,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes | memoryview | PickleBuffer,
     ) -> None:
         self.url, self.final_url, self.status = url, final_url, status
         self.headers = headers
@@ -47,7 +52,8 @@ class Page:
     @cached_property
     def encoding(self) -> str:
         """The name of the body's charset: by its byte order mark, the header, its meta element; else UTF-8 where it is
-        that, and windows-1252 where it is not."""
+        that, and windows-1252 where it is not.
+        """
         from w3lib.encoding import html_body_declared_encoding, http_content_type_encoding, read_bom
 
         head = bytes(self.body[:PRESCAN])

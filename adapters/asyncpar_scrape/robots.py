@@ -68,7 +68,8 @@ class Robots:
                 await self._load(site, known)
         if known.rules is None:
             raise RobotsError(
-                f"{site}/robots.txt could not be read, which forbids the whole site: {known.why}; robots=False ignores it"
+                f"{site}/robots.txt could not be read, which forbids the whole site: {known.why}; "
+                "robots=False ignores it"
             )
         return known.rules
 

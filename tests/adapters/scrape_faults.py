@@ -1,4 +1,4 @@
-"""A server on this machine that misbehaves: each path is a fault. It notes what it was asked, and when it was busiest."""
+"""A server on this machine that misbehaves: each path is a fault. It notes what it was asked, and how busy it was."""
 
 from __future__ import annotations
 
@@ -155,5 +155,5 @@ class TLSHandler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.wfile.write(FAULTS["/ok"])
 
-    def log_message(self, format, *args):
+    def log_message(self, *args):
         pass

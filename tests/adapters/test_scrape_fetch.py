@@ -23,7 +23,11 @@ AGENT = "testbot/1.0 (+https://example.org/bot)"
 
 def fetcher(**options):
     """A fetcher for this machine, quick where a test does not say otherwise."""
-    return Fetcher(AGENT, **{"allow_private": True, "delay": 0, "robots": False, "retries": 0, "resolver": Resolver()} | options)
+    return Fetcher(
+        AGENT,
+        **{"allow_private": True, "delay": 0, "robots": False, "retries": 0, "resolver": Resolver()}
+        | options,
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,13 @@ def test_retry_after():
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     assert 90 < retry_after({"retry-after": soon}) <= 100
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    assert [retry_after({"retry-after": text}) for text in ("120", "", "soon", "-5", "²")] == [120, 0, 0, 0, 0]
+    assert [retry_after({"retry-after": text}) for text in ("120", "", "soon", "-5", "²")] == [
+        120,
+        0,
+        0,
+        0,
+        0,
+    ]
     assert retry_after({}) == 0
 
 
@@ -154,7 +164,9 @@ async def test_a_slow_host_holds_up_no_other():
         for task in slow:
             task.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
-        assert (await fetch(site.url("/ok", "slow.test"))).status == 200  # a call that was cancelled left its place
+        assert (
+            await fetch(site.url("/ok", "slow.test"))
+        ).status == 200  # a call that was cancelled left its place
         assert site.asked.count(("slow.test", "/hang")) == 1
 
 
@@ -221,7 +233,9 @@ async def test_private_addresses_are_refused():
     """A number, and a name that leads there, whatever it led to before: when the connection is made."""
     async with Faults() as site, Fetcher(AGENT, resolver=Resolver(), retries=0) as fetch:
         for host in ("127.0.0.1", "rebound.test"):
-            with pytest.raises(failures.AddressError, match=r"private network, which allow_private=True allows"):
+            with pytest.raises(
+                failures.AddressError, match=r"private network, which allow_private=True allows"
+            ):
                 await fetch(site.url("/ok", host))
         assert site.asked == []
 
@@ -259,13 +273,17 @@ async def test_tls_is_verified(tls):
 @pytest.mark.parametrize("agent", ["", "bot", "Mozilla/5.0 (X11; Linux)", "bot/1.0 (+me)"])
 def test_an_owner_can_be_reached(agent):
     """A User-Agent has a contact."""
-    with pytest.raises(ValueError, match=r"has no contact: give an address at which a site's owner can reach you"):
+    with pytest.raises(
+        ValueError, match=r"has no contact: give an address at which a site's owner can reach you"
+    ):
         Fetcher(agent)
 
 
 async def test_it_is_used_inside_its_block():
     """Outside it says so."""
-    with pytest.raises(asyncpar.PoolClosedError, match=re.escape("use it inside 'async with Fetcher(...) as fetch:'")):
+    with pytest.raises(
+        asyncpar.PoolClosedError, match=re.escape("use it inside 'async with Fetcher(...) as fetch:'")
+    ):
         await fetcher()("http://a.test/")
 
 

@@ -15,7 +15,8 @@ from asyncpar_scrape import Hosts, Page
 from asyncpar_scrape.addresses import canonical, is_public
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["start", "good", "slow", "bad", "pause"]), st.integers(0, 2), st.floats(0, 3)), max_size=60
+    st.tuples(st.sampled_from(["start", "good", "slow", "bad", "pause"]), st.integers(0, 2), st.floats(0, 3)),
+    max_size=60,
 )
 
 
@@ -40,9 +41,7 @@ def test_hosts_are_never_pressed(steps, per_host, delay, seed):
             out[host] -= 1
             pause = 50.0 if what == "pause" else 0.0
             free[host] = max(free[host], now + pause)
-            hosts.finish(
-                str(host), now, seconds={"good": 0.1, "slow": 9.0}.get(what), retry_after=pause
-            )
+            hosts.finish(str(host), now, seconds={"good": 0.1, "slow": 9.0}.get(what), retry_after=pause)
     for host in range(3):
         assert (hosts.wait(str(host), now) == inf) <= (out[host] > 0)
         for _ in range(out[host]):
@@ -133,7 +132,9 @@ def test_canonical(url, same):
     assert canonical(url) == same
 
 
-@pytest.mark.parametrize("url", ["", "/a", "mailto:a@b", "file:///etc/passwd", "http://", "http://a:x/", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["", "/a", "mailto:a@b", "file:///etc/passwd", "http://", "http://a:x/", "http://[::1"]
+)
 def test_no_address(url):
     """What is not HTTP is refused."""
     with pytest.raises(ValueError, match=r"."):
