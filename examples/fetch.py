@@ -3,20 +3,22 @@
 The pages are a server's in this program; for others leave ``allow_private`` out.
 """
 
+from __future__ import annotations
+
 from http import HTTPStatus
 
 from aiohttp import web
 
 import asyncpar
-from asyncpar_scrape import Fetcher, FetchError
+from asyncpar_scrape import Fetcher, FetchError, Page
 
 ROBOTS = "User-agent: *\nDisallow: /private\n"
 
 
-def site():
-    asked = set()
+def site() -> web.Application:
+    asked: set[str] = set()
 
-    async def answer(request):
+    async def answer(request: web.Request) -> web.Response:
         if request.path == "/robots.txt":
             return web.Response(text=ROBOTS)
         if request.path == "/busy" and request.path not in asked:  # the first time
@@ -29,11 +31,11 @@ def site():
     return app
 
 
-def title(page):  # on a process
+def title(page: Page) -> str | None:  # on a process
     return page.css("title::text").get()
 
 
-async def main():
+async def main() -> None:
     runner = web.AppRunner(site())
     await runner.setup()
     try:
@@ -43,7 +45,7 @@ async def main():
         await runner.cleanup()
 
 
-async def fetch_all(root):
+async def fetch_all(root: str) -> None:
     agent = "example/1.0 (+https://example.org/bot)"  # where you are reached
     async with Fetcher(agent, delay=0.01, allow_private=True) as fetch, asyncpar.ProcessPool() as cpu:
         pages = asyncpar.map(fetch, [f"{root}/{name}" for name in ("a", "b", "busy", "c")], limit=100)

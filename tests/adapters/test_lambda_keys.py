@@ -23,7 +23,7 @@ def test_a_key_is_kept_for_its_owner_only(tmp_path, monkeypatch):
 
 
 def test_a_key_that_is_not_there_or_none_says_what_to_do(tmp_path):
-    with pytest.raises(AsyncparError, match="deploy from this machine with 'asyncpar lambda deploy', copy"):
+    with pytest.raises(AsyncparError, match="deploy from this machine, copy the file"):
         load_key(tmp_path / "none.key")
     (tmp_path / "bad.key").write_text("abc")
     with pytest.raises(AsyncparError, match=r"bad\.key holds no key: 64 hexadecimal digits"):
