@@ -11,12 +11,38 @@ output     items as JSON lines, CSV, Parquet and SQLite
 cli        the command
 """
 
-from asyncpar_scrape.crawler import Crawler, CrawlStatistics
-from asyncpar_scrape.failures import FetchError
-from asyncpar_scrape.fetcher import Fetcher
-from asyncpar_scrape.frontier import StoreError
-from asyncpar_scrape.hosts import Hosts
-from asyncpar_scrape.page import Page
-from asyncpar_scrape.parsing import Link
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncpar_scrape.crawler import Crawler, CrawlStatistics
+    from asyncpar_scrape.failures import FetchError
+    from asyncpar_scrape.fetcher import Fetcher
+    from asyncpar_scrape.frontier import StoreError
+    from asyncpar_scrape.hosts import Hosts
+    from asyncpar_scrape.page import Page
+    from asyncpar_scrape.parsing import Link
 
 __all__ = ["CrawlStatistics", "Crawler", "FetchError", "Fetcher", "Hosts", "Link", "Page", "StoreError"]
+
+_MODULES = {
+    "CrawlStatistics": "crawler",
+    "Crawler": "crawler",
+    "FetchError": "failures",
+    "Fetcher": "fetcher",
+    "Hosts": "hosts",
+    "Link": "parsing",
+    "Page": "page",
+    "StoreError": "frontier",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name at its first use: workers, which parse, do without the client and the store."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

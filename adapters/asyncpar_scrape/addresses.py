@@ -7,6 +7,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit, urlunsplit
 
 NAT64 = ip_network("64:ff9b::/96")
+NOT_PUBLIC = [ip_network(text) for text in ("::/96", "64:ff9b:1::/48", "fec0::/10", "192.0.0.0/24")]
+"""What ``is_global`` of older Pythons lets through: IPv4 in IPv6, a network's own NAT64, site-local, protocols."""
 PORTS = {"http": 80, "https": 443}
 
 
@@ -36,7 +38,7 @@ def is_public(address: str) -> bool:
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
         found = _carried(found) or found
-    return found.is_global and not found.is_multicast
+    return found.is_global and not found.is_multicast and not any(found in network for network in NOT_PUBLIC)
 
 
 def _carried(address: IPv6Address) -> IPv4Address | None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 from asyncpar_scrape.failures import AddressError, FetchError, RobotsError, StatusError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 512 * 1024
 """What is read of a file; RFC 9309 asks for 500 KiB at least. What follows does not count."""
+LONG = 16 * 1024
+"""Characters that take some milliseconds to parse; 512 KiB take up to a third of a second."""
 KEPT = 24 * 3600.0
 """Seconds for which a file is used, by RFC 9309's advice."""
 KEPT_FAILURE = 300.0
@@ -51,7 +54,8 @@ class Robots:
         rules = await self.rules(site)
         if not rules.can_fetch(url, self._agent):
             raise RobotsError(f"{site}/robots.txt forbids {url} to {self._agent}; robots=False ignores it")
-        return float(rules.crawl_delay(self._agent) or 0)
+        delay = float(rules.crawl_delay(self._agent) or 0)
+        return delay if 0 < delay < inf else 0.0
 
     async def rules(self, site: str) -> Protego:
         """The site's rules; it is read by the first who asks, while the others wait.
@@ -77,7 +81,9 @@ class Robots:
         from protego import Protego
 
         try:
-            known.rules = Protego.parse((await self._read(f"{site}/robots.txt")).decode("utf-8", "replace"))
+            text = (await self._read(f"{site}/robots.txt")).decode("utf-8", "replace")
+            long = len(text) > LONG
+            known.rules = await asyncio.to_thread(Protego.parse, text) if long else Protego.parse(text)
         except AddressError:
             raise  # there is no such site, for us
         except FetchError as error:

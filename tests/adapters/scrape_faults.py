@@ -40,6 +40,7 @@ FAULTS = {
     "/http-1.0": b"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n<title>old</title>",
     "/image": answer(b"GIF89a", "Content-Type: image/gif\r\n"),
     "/untyped": answer(b"<title>untyped</title>", ""),
+    "/closes": answer(b"<title>closes</title>"),
     "/404": answer(b"none", status="404 Not Found"),
     "/500": answer(b"", status="500 Oops"),
     "/429-long": answer(b"", "Retry-After: 4000\r\n", "429 Slow down"),
@@ -124,7 +125,7 @@ class Faults:
         data = self.answers.get(path, answer(PAGE.format(path).encode()) if known else missing)
         writer.write(data)
         await writer.drain()
-        return data.startswith(b"HTTP/1.1") and path not in ("/half", "/broken-chunks")
+        return data.startswith(b"HTTP/1.1") and path not in ("/half", "/broken-chunks", "/closes")
 
     async def _endless(self, writer, *, slow: bool) -> None:
         writer.write(f"HTTP/1.1 200 OK\r\n{TYPE}\r\n".encode())

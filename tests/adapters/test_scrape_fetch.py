@@ -88,6 +88,21 @@ async def test_a_fault(path, kind, says):
     assert says in str(caught.value)
 
 
+async def test_a_stall():
+    """Nothing comes for ``stall`` seconds, long before the whole time is over."""
+    async with Faults() as site, fetcher(stall=0.2, timeout=30) as fetch:
+        with pytest.raises(failures.FetchTimeoutError, match=r"[Tt]imeout on reading"):
+            await fetch(site.url("/hang"))
+
+
+async def test_a_connection_that_is_closed_early():
+    """A server that promises to keep its connection and closes it: the next request makes another."""
+    async with Faults() as site, fetcher() as fetch:
+        for _ in range(5):
+            assert (await fetch(site.url("/closes"))).status == 200
+        assert site.paths() == ["/closes"] * 5
+
+
 async def test_too_many_redirects():
     """Redirects are followed so far and no further."""
     async with Faults() as site, fetcher(max_redirects=0) as fetch:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import subprocess
+import sys
 from math import inf
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asyncpar
+import asyncpar_scrape
 from asyncpar_scrape import Hosts, Page
 from asyncpar_scrape.addresses import canonical, is_public
 
@@ -149,6 +153,7 @@ def test_no_address(url):
         ("169.254.169.254", False), ("100.64.0.1", False), ("224.0.0.1", False), ("255.255.255.255", False),
         ("::1", False), ("::", False), ("fe80::1%eth0", False), ("fc00::1", False), ("ff02::1", False),
         ("::ffff:127.0.0.1", False), ("64:ff9b::7f00:1", False), ("2002:7f00:1::", False),
+        ("fec0::1", False), ("::7f00:1", False), ("64:ff9b:1::a00:1", False), ("192.0.0.8", False),
     ],
 )  # fmt: skip
 def test_is_public(address, public):
@@ -222,3 +227,28 @@ async def test_a_page_in_a_worker():
     body = "<title>ü</title>".encode() + b" " * 200_000
     async with asyncpar.ProcessPool(1) as pool:
         assert await pool.run(title, page(body)) == ("memoryview", "ü", len(body))
+
+
+def test_a_worker_imports_no_client():
+    """What reads pages does without aiohttp, the store and the loop."""
+    program = (
+        "import sys, asyncpar_scrape.page, asyncpar_scrape.parsing\n"
+        "print({*sys.modules} & {'aiohttp', 'sqlite3', 'asyncio'})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_every_name_is_there():
+    """The package's names are found where they say."""
+    assert {
+        name for name in asyncpar_scrape.__all__ if getattr(asyncpar_scrape, name).__name__ == name
+    } == set(asyncpar_scrape.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Fecher'"):
+        asyncpar_scrape.Fecher  # noqa: B018 - the access is the test
