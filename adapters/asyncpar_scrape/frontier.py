@@ -98,7 +98,7 @@ def connect(path: str | Path, *, write: bool = False) -> sqlite3.Connection:
         made = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
         try:
             _prepare(made, name, write)
-        except BaseException:
+        except BaseException:  # whatever it is, the file must not stay open
             made.close()
             raise
     except sqlite3.Error as error:

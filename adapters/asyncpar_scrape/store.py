@@ -91,7 +91,7 @@ class Store:
         self._thread.start()
         try:
             await asyncio.shield(opened)
-        except BaseException:
+        except BaseException:  # cancelled, too: the thread must end
             await self.aclose()
             raise
 

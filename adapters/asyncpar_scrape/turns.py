@@ -46,7 +46,7 @@ class Turns:
         try:
             async with line.lock:
                 await self._wait(host, line)
-        except BaseException:
+        except BaseException:  # cancelled, too: others wait behind it
             self._leave(host, line)
             raise
 

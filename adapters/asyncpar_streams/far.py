@@ -36,7 +36,7 @@ def portable(error: Exception) -> Exception:
     """The error, or one with its type's name and text if it cannot be pickled, as those of PyOpenCL cannot."""
     try:
         pickle.dumps(error)
-    except Exception:
+    except Exception:  # its __reduce__ may raise anything
         return RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
     return error
 

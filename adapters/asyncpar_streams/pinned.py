@@ -40,7 +40,7 @@ class PinnedBuffers:
             self._bytes += rounded
         try:
             return self._make(rounded)
-        except BaseException:
+        except BaseException:  # whatever the driver raised, the bytes are not in use
             with self._lock:
                 self._bytes -= rounded
             raise

@@ -137,7 +137,7 @@ def _open(path: Path, mode: str, *, damaged: bool) -> sqlite3.Connection:
             connection.execute("PRAGMA wal_autocheckpoint = 4000")
             connection.execute("PRAGMA cache_size = -16384")
         connection.execute("PRAGMA cell_size_check = ON")
-    except BaseException:
+    except BaseException:  # whatever it is, the file must not stay open
         connection.close()
         raise
     return connection
