@@ -25,7 +25,7 @@ NO_DEVICE = (
     "no CUDA device: CuPy {version} finds no GPU, or no driver for one. nvidia-smi must list the GPU; if it does not, "
     "install NVIDIA's driver (in a container: start it with --gpus all). If it does, install the CuPy that fits the "
     "driver: pip install 'asyncpar[cupy]' for CUDA 13, cupy-cuda12x for CUDA 12. Without a GPU, OpenCLPool of "
-    "asyncpar_opencl runs on the processor: pip install 'asyncpar[opencl]'"
+    "asyncpar_opencl runs on the processor: pip install 'asyncpar[opencl-cpu]'"
 )
 OUT_OF_MEMORY = 2  # of cudaError_t and CUresult
 
