@@ -152,7 +152,7 @@ async def test_a_call_for_which_memory_never_suffices_says_what_there_is():
         with pytest.raises(
             asyncpar.MemoryLimitError,
             match=r"filled ran out of memory on CUDA device 0 \(software GPU 0\), also when it ran alone: "
-            r"6[34][\d.]* MiB are free, and this process holds [\d.]+ \w+\. ",
+            r"6[34][\d.]* MiB are free, this process holds [\d.]+ \w+\. ",
         ) as caught:
             await pool.run(filled, 65 * MIB)
         assert "OUT_OF_MEMORY" in str(caught.value.__cause__)
