@@ -236,8 +236,7 @@ class _Line(ABC):
         self._in_turn = True
         try:
             place.call()
-        except BaseException:
-            # KeyboardInterrupt leaves through the loop; if that is run again, the others are still to be served.
+        except BaseException:  # KeyboardInterrupt leaves through the loop; run again, it has others to serve
             self._wanted = 1
             self._deal_soon()
             raise
