@@ -5,8 +5,11 @@ fetcher    the client: Fetcher. Beside it: hosts and turns (politeness), robots,
 page       what it gives: Page
 crawler    the pipeline: Crawler
 parsing    the worker's side: runs the parser
+sitemap    the same for sitemaps
 store      the frontier and the items, for the loop: a thread with the file
-frontier   what is in the file
+frontier   what is to be visited, and in which order; traps: what would have no end
+database   what is in the file
+tally      what a run has done; display shows it; memory
 output     items as JSON lines, CSV, Parquet and SQLite
 cli        the command
 """
@@ -18,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncpar_scrape.crawler import Crawler, CrawlStatistics
+    from asyncpar_scrape.database import StoreError
     from asyncpar_scrape.failures import FetchError
     from asyncpar_scrape.fetcher import Fetcher
-    from asyncpar_scrape.frontier import StoreError
     from asyncpar_scrape.hosts import Hosts
     from asyncpar_scrape.page import Page
     from asyncpar_scrape.parsing import Link
@@ -35,7 +38,7 @@ _MODULES = {
     "Hosts": "hosts",
     "Link": "parsing",
     "Page": "page",
-    "StoreError": "frontier",
+    "StoreError": "database",
 }
 
 

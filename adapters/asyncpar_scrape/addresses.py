@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import socket
+from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import TypeAlias
 from urllib.parse import urlsplit, urlunsplit
+
+Address: TypeAlias = tuple[str, int]
+"""What is asked, and the number of its canonical form, by which it is known."""
 
 NAT64 = ip_network("64:ff9b::/96")
 NOT_PUBLIC = [ip_network(text) for text in ("::/96", "64:ff9b:1::/48", "fec0::/10", "192.0.0.0/24")]
@@ -26,6 +31,26 @@ def canonical(url: str) -> str:
         parts = parts._replace(netloc=parts.netloc.rpartition(":")[0])
     parts = parts._replace(path=parts.path or "/", fragment="")
     return str(canonicalize_url(urlunsplit(parts)))
+
+
+def number_of(text: str) -> int:
+    """A hash of 64 bits, as SQLite's signed integer."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True)
+
+
+def address_of(url: str) -> Address:
+    """An address as it is asked, and the number that it has in common with all that mean the same.
+
+    Asked is what was written, without a fragment, of the host in its canonical form: servers may care about the order of a
+    query.
+
+    :raises ValueError: it is not an absolute address of http or https
+    """
+    known = canonical(url)
+    if url != known:
+        parts = urlsplit(url)
+        url = f"{host_of(known)}{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+    return str(url), number_of(known)
 
 
 def host_of(url: str) -> str:

@@ -12,9 +12,12 @@ from cyclopts import App, Parameter
 
 import asyncpar
 from asyncpar.cli.errors import CommandError, exit_codes
-from asyncpar_scrape import frontier
+from asyncpar_scrape import database
+from asyncpar_scrape.addresses import address_of
 from asyncpar_scrape.crawler import Crawler, CrawlStatistics
-from asyncpar_scrape.frontier import StoreError
+from asyncpar_scrape.database import StoreError
+from asyncpar_scrape.fetcher import FetcherOptions
+from asyncpar_scrape.flat import record
 from asyncpar_scrape.output import export as write_out
 
 Flag = Annotated[bool, Parameter(negative="")]
@@ -24,8 +27,20 @@ app = App(name="scrape", help="Run crawls, and look into their stores.")
 
 @app.default
 @exit_codes
-def run(job: Path, /, *, resume: Flag = False, retry_errors: Flag = False, out: Path | None = None) -> int:
-    """Run the crawl that a file defines as `crawler = Crawler(...)`, and report on stderr.
+def run(
+    job: Path | None = None,
+    /,
+    *,
+    urls: Path | None = None,
+    out: Path | None = None,
+    store: Path | None = None,
+    resume: Flag = False,
+    retry_errors: Flag = False,
+    user_agent: str | None = None,
+    delay: float | None = None,
+    allow_private: Flag = False,
+) -> int:
+    """Run the crawl that a file defines as `crawler = Crawler(...)`, or fetch a list of addresses; report on stderr.
 
     The exit code is 0 also where pages failed: `asyncpar scrape errors STORE` lists them.
 
@@ -33,21 +48,41 @@ def run(job: Path, /, *, resume: Flag = False, retry_errors: Flag = False, out: 
     ----------
     job
         A Python file. Its workers import it, so its name must be that of a module.
+    urls
+        In place of a file: a list of addresses, one a line; `-` is stdin. Each page becomes an item with its address, status,
+        content type, title and text.
+    out
+        Write the items to this file at the end: .jsonl, .csv, .sqlite or .parquet.
+    store
+        With `--urls`: the SQLite file that keeps what was fetched. The default is that of `--out`, with .crawl behind it.
     resume
         Go on with the crawl that the store holds.
     retry_errors
-        With `--resume`: visit the pages that failed once more.
-    out
-        Write the items to this file at the end: .jsonl, .csv, .sqlite or .parquet.
+        Go on, and visit the pages that failed once more.
+    user_agent
+        Who asks, and where to be reached: 'mybot/1.0 (me@example.org)'. The default is the crawler's, or that of the environment
+        variable ASYNCPAR_USER_AGENT.
+    delay
+        Seconds between two requests to a host.
+    allow_private
+        Connect to this machine and to private networks, too.
     """
-    crawler = _crawler_of(job)
-    if out is not None and crawler.store_path is None:
-        raise CommandError(f"--out needs a crawler with store=, which {job} has not", exit_code=2)
-    crawler.configure(resume=resume or retry_errors, retry_errors=retry_errors)
+    options: FetcherOptions = {}
+    if user_agent is not None:
+        options["user_agent"] = user_agent
+    if delay is not None:
+        options["delay"] = delay
+    if allow_private:
+        options["allow_private"] = True
+    if (job is None) == (urls is None):
+        raise CommandError("give the file of a crawler, or a list of addresses with --urls FILE", exit_code=2)
     try:
-        statistics = asyncpar.run(crawler.run)
-        print(report(statistics), file=sys.stderr)
-    except StoreError as error:
+        crawler = _crawler_for(urls, out, store, options) if urls else _crawler_of(job)
+        if out is not None and crawler.store_path is None:
+            raise CommandError(f"--out needs a crawler with store=, which {job} has not", exit_code=2)
+        crawler.configure(resume=resume or retry_errors, retry_errors=retry_errors, **options)
+        print(report(asyncpar.run(crawler.run), crawler.store_path), file=sys.stderr)
+    except (StoreError, TypeError, ValueError) as error:
         raise CommandError(str(error)) from error
     return 0 if out is None or crawler.store_path is None else export(Path(crawler.store_path), out)
 
@@ -63,8 +98,8 @@ def errors(store: Path, /) -> int:
         The SQLite file of a crawl.
     """
     try:
-        with closing(frontier.connect(store)) as connection:
-            for url, error in frontier.errors(connection):
+        with closing(database.connect(store)) as connection:
+            for url, error in database.errors(connection):
                 print(f"{url}\t{' '.join(error.split())}")
     except StoreError as error:
         raise CommandError(str(error)) from error
@@ -84,7 +119,7 @@ def export(store: Path, out: Path, /) -> int:
         The file; its suffix says the format: .jsonl, .csv, .sqlite or .parquet.
     """
     try:
-        with closing(frontier.connect(store)) as connection:
+        with closing(database.connect(store)) as connection:
             written = write_out(connection, out)
     except StoreError as error:
         raise CommandError(str(error)) from error
@@ -92,8 +127,27 @@ def export(store: Path, out: Path, /) -> int:
     return 0
 
 
-def _crawler_of(job: Path) -> Crawler:
-    if not job.is_file():
+@app.command
+@exit_codes
+def traps(store: Path, /) -> int:
+    """List the patterns of addresses that had as many as they may, each with how many more were refused.
+
+    Parameters
+    ----------
+    store
+        The SQLite file of a crawl.
+    """
+    try:
+        with closing(database.connect(store)) as connection:
+            for pattern, refused in database.traps(connection):
+                print(f"{pattern}\t{refused}")
+    except StoreError as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def _crawler_of(job: Path | None) -> Crawler:
+    if job is None or not job.is_file():
         raise CommandError(f"there is no file {str(job)!r}", exit_code=2)
     if job.suffix != ".py" or not job.stem.isidentifier():
         raise CommandError(
@@ -103,17 +157,49 @@ def _crawler_of(job: Path) -> Crawler:
     sys.path.insert(0, str(job.absolute().parent))  # workers look there, too
     crawler = getattr(importlib.import_module(job.stem), "crawler", None)
     if not isinstance(crawler, Crawler):
-        raise CommandError(
-            f"{job} defines no crawler: crawler = Crawler(parse, fetch, start=[...])", exit_code=2
-        )
+        raise CommandError(f"{job} defines no crawler: crawler = Crawler(parse, start=[...])", exit_code=2)
     return crawler
 
 
-def report(statistics: CrawlStatistics) -> str:
-    """What a crawl did, in a line."""
+def _crawler_for(urls: Path, out: Path | None, store: Path | None, options: FetcherOptions) -> Crawler:
+    if out is None:
+        raise CommandError("--urls needs --out FILE: .jsonl, .csv, .sqlite or .parquet", exit_code=2)
+    kept = store or out.with_name(out.name + ".crawl")
+    return Crawler(record, start=_addresses_of(urls), depth=0, store=kept, **options)
+
+
+def _addresses_of(urls: Path) -> list[str]:
+    """The addresses of a list; empty lines and those that begin with # are none."""
+    if str(urls) != "-" and not urls.is_file():
+        raise CommandError(f"there is no file {str(urls)!r}", exit_code=2)
+    text = sys.stdin.read() if str(urls) == "-" else urls.read_text(encoding="utf-8")
+    found: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        url = line.strip()
+        if not url or url.startswith("#"):
+            continue
+        try:
+            address_of(url)
+        except ValueError as error:
+            raise CommandError(f"line {number} of {urls}: {error}", exit_code=2) from error
+        found.append(url)
+    return found
+
+
+def report(statistics: CrawlStatistics, store: object = None) -> str:
+    """What a crawl did, for people: counts, errors by kind, traps."""
     s = statistics
     rate = s.visited / s.seconds if s.seconds else 0.0
-    return (
+    total = (
         f"{s.pages:,} pages, {s.items:,} items, {s.failed:,} failed, {s.waiting:,} waiting; this run: {s.visited:,} "
         f"in {s.seconds:.1f} s ({rate:,.0f} a second), {s.peak_bytes / 1e6:,.0f} MB at most without workers"
     )
+    lines = [total]
+    if s.errors:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in s.errors.items())
+        lines.append(f"failed in this run: {kinds}; all of them: asyncpar scrape errors {store or 'STORE'}")
+    if s.refused:
+        lines.append(
+            f"{s.refused:,} links were refused as traps; see max_per_pattern= and asyncpar scrape traps {store or 'STORE'}"
+        )
+    return "\n".join(lines)

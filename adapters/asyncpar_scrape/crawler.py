@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from math import ceil
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, Unpack
 
 import asyncpar
 from asyncpar.errors import BrokenPoolError, PoolClosedError
-from asyncpar_scrape.frontier import Entry, Outcome, StoreError, host_of
+from asyncpar_scrape import memory
+from asyncpar_scrape.addresses import Address, address_of, host_of
+from asyncpar_scrape.database import SITEMAP, StoreError
+from asyncpar_scrape.display import Display
+from asyncpar_scrape.failures import FetchError
+from asyncpar_scrape.fetcher import Fetcher, FetcherOptions
+from asyncpar_scrape.frontier import Entry, Outcome
 from asyncpar_scrape.parsing import parse_page
+from asyncpar_scrape.sitemap import read_sitemap
 from asyncpar_scrape.store import Store
+from asyncpar_scrape.tally import HostStatistics, Tally
 
 PARSES_AHEAD = 4
 """Pages for each worker that are parsed or wait for it, so that none idles."""
+LINE_SECONDS = 0.1
+"""How long a page may wait for its host's turn while it has one of the places on the way. One that would wait longer waits
+in the frontier."""
+SETTLE_SECONDS = 0.1
+"""How long a page is on its way at most after it was fetched, where parsers are quick: as long as this lasts, its host goes
+on being asked."""
+BUSIEST = 10
 
 
 class CrawlStatistics(NamedTuple):
@@ -27,9 +42,13 @@ class CrawlStatistics(NamedTuple):
     :ivar pages: pages that were parsed, those of earlier runs included
     :ivar items: what parsers yielded for them
     :ivar failed: pages that failed
-    :ivar waiting: addresses that are known and not visited yet; those in flight are among them
+    :ivar waiting: addresses that are known and not visited yet; those on their way are among them
+    :ivar refused: links that were not taken, since their pattern had ``max_per_pattern`` already
     :ivar seconds: since this run began
     :ivar visited: pages settled in this run
+    :ivar under_way: pages on their way from the frontier to the store
+    :ivar errors: pages that failed in this run, by the kind of their error
+    :ivar hosts: the ten hosts with most pages a second
     :ivar peak_bytes: the most memory that this process has used, without its workers
     """
 
@@ -37,15 +56,19 @@ class CrawlStatistics(NamedTuple):
     items: int
     failed: int
     waiting: int
+    refused: int
     seconds: float
     visited: int
+    under_way: int
+    errors: Mapping[str, int]
+    hosts: tuple[HostStatistics, ...]
     peak_bytes: int
 
 
 class Crawler:
     """Visits pages from the start addresses on, and keeps what a parser makes of them.
 
-    >>> async with Crawler(parse, fetch, start=["http://…/"], store="out.sqlite") as crawl:
+    >>> async with Crawler(parse, start=["http://…/"], store="out.sqlite", user_agent="mybot/1.0 (me@example.org)") as crawl:
     ...     async for item in crawl: ...
 
     Items come in the order in which pages are done, and are on disk by then: a program that is killed finds each in
@@ -53,26 +76,36 @@ class Crawler:
     exception, a crash, the time-out or something that cannot be pickled) is kept as that page's error, and the crawl
     goes on. Leaving the block cancels what is in flight; these pages keep waiting in the store.
 
+    Pages are fetched by a ``Fetcher``, with the options that are given here. A page whose host has to be left alone for a
+    while waits in the frontier, and takes no place from those of other hosts.
+
     :arg parse: a function of a page that yields, or returns, items and ``Link`` objects. It runs on the process pool,
         so it must be importable there
-    :arg fetch: an async function of an address, whose value is the page; an async context manager is entered
+    :arg fetch: an async function of an address, whose value is the page, in place of a ``Fetcher`` by ``options``; an
+        async context manager is entered
     :arg start: absolute addresses
     :arg store: the SQLite file of the crawl; without it a temporary one
     :arg resume: go on with the crawl that the store holds. Pages in flight at its end are fetched again, no others
     :arg retry_errors: with ``resume``: visit the pages that failed once more
     :arg max_pages: pages in all, over all runs; pages that fail count
     :arg depth: links between a page and a start address at most
+    :arg max_per_pattern: links that differ in numbers and in values of the query alone, in all; ``None``: as many as there
+        are. Default 20,000, three hours of one host at the default delay: a calendar or session numbers have no end
+    :arg sitemaps: visit what the start addresses' sites list in the sitemaps that their robots.txt names
     :arg concurrency: pages that are fetched at once
-    :arg per_host: pages of one host that are on their way at once, so that others get their turn
+    :arg per_host: requests to one host at once, default 4; of an own ``fetch``, pages of one host that are on their way,
+        default 16
     :arg parse_timeout: seconds that a parser may run for a page. Default 30: parsers take milliseconds
     :arg workers: processes that parse; default as for ``ProcessPool``
     :arg progress: show progress on stderr
+    :arg options: of the ``Fetcher``, as ``user_agent``, ``delay``, ``allow_private``
+    :raises ValueError: ``user_agent`` has no contact, or a start address is none
     """
 
     def __init__(
         self,
         parse: Callable[[Any], Any],
-        fetch: Callable[[str], Awaitable[Any]],
+        fetch: Callable[[str], Awaitable[Any]] | None = None,
         *,
         start: Iterable[str] = (),
         store: str | Path | None = None,
@@ -80,52 +113,95 @@ class Crawler:
         retry_errors: bool = False,
         max_pages: int | None = None,
         depth: int | None = None,
+        max_per_pattern: int | None = 20_000,
+        sitemaps: bool = False,
         concurrency: int = 64,
-        per_host: int = 16,
+        per_host: int | None = None,
         parse_timeout: float = 30.0,
         workers: int | None = None,
         progress: bool = False,
+        **options: Unpack[FetcherOptions],
     ) -> None:
-        if isinstance(start, str):
-            raise TypeError(f"start= takes a list of addresses: start=[{start!r}]")
-        self._start = list(start)
-        for url in self._start:
-            if not host_of(url):
-                raise ValueError(f"start= takes absolute addresses, as http://host/path, not {url!r}")
-        self.parse, self.fetch = parse, fetch
+        self._start = _addresses(start)
+        self.parse = parse
         self.store_path = store
-        self._settings: dict[str, Any] = {"resume": resume, "retry": retry_errors, "max_pages": max_pages}
-        self._depth = depth
-        self._per_host = per_host
+        self._options: dict[str, Any] = {"concurrency": concurrency, **options}
+        if per_host is not None:
+            self._options["per_host"] = per_host
+        self._custom = fetch
+        self._fetcher = self._make_fetcher(options)
+        self._resume, self._retry_errors = resume, retry_errors
+        self._limits = {"max_pages": max_pages, "max_per_pattern": max_per_pattern}
+        self._depth, self._sitemaps = depth, sitemaps
         self._concurrency = concurrency
         self._parse_timeout = parse_timeout
         self._workers = workers
         self._progress = progress
         self._ready: deque[Any] = deque()
         self._closing = contextlib.AsyncExitStack()
-        self._visited = 0
+        self._tally = Tally()
+        self._under_way = 0
+
+    def _make_fetcher(self, options: Mapping[str, Any]) -> Fetcher | None:
+        """What fetches politely; nothing, where the crawl has a function of the user's."""
+        if self._custom is None:
+            return Fetcher(**self._options)
+        if options:
+            raise TypeError(
+                f"{', '.join(options)}= is for the Fetcher that a crawler makes; with fetch= give it to what that is"
+            )
+        return self._custom if isinstance(self._custom, Fetcher) else None
+
+    def configure(
+        self,
+        *,
+        resume: bool = False,
+        retry_errors: bool = False,
+        progress: bool = True,
+        **options: Unpack[FetcherOptions],
+    ) -> None:
+        """Change how a crawl that has not begun will go, as the command does with the crawler of a file.
+
+        :raises TypeError: there are options, and the crawl has a ``fetch`` of its own
+        """
+        self._resume, self._retry_errors, self._progress = resume, retry_errors, progress
+        if options:
+            self._options |= options
+            self._fetcher = self._make_fetcher(options)
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            self._store = Store(self.store_path, per_host=self._per_host, **self._settings)
+            self._store = Store(
+                self.store_path, resume=self._resume, retry=self._retry_errors, per_host=self._most_of_a_host(),
+                **self._limits,
+            )  # fmt: skip
             await self._store.open(self._start)
             stack.push_async_callback(self._store.aclose)
             self._pool = await stack.enter_async_context(asyncpar.ProcessPool(self._workers))
             self._pool._check_function(self.parse)
-            client: Any = self.fetch
+            client: Any = self._fetcher or self._custom
             if hasattr(client, "__aenter__"):
                 await stack.enter_async_context(client)
             self._fetching = asyncpar.Limiter(self._concurrency)
             ahead = PARSES_AHEAD * self._pool.workers
             self._parsing = asyncpar.Limiter(ahead)
             results = asyncpar.map(
-                self._visit, self._entries(), limit=2 * self._concurrency + ahead, ordered=False,
-                progress="crawl" if self._progress else False,
-            )  # fmt: skip
+                self._visit, self._entries(), limit=2 * self._concurrency + ahead, ordered=False
+            )
             self._results = await stack.enter_async_context(results)
             self._began = time.monotonic()
+            if self._progress:
+                await stack.enter_async_context(Display(self.statistics, self._pool))
             self._closing = stack.pop_all()
         return self
+
+    def _most_of_a_host(self) -> int:
+        """Pages of one host that may be on their way at once."""
+        if self._fetcher is None:
+            return int(self._options.get("per_host", 16))
+        hosts = self._fetcher.hosts
+        settling = ceil(SETTLE_SECONDS / hosts.delay) if hosts.delay else self._concurrency
+        return hosts.per_host + 1 + min(settling, self._concurrency)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -140,11 +216,6 @@ class Crawler:
             self._ready.extend(await self._results.__anext__())
         return self._ready.popleft()
 
-    def configure(self, *, resume: bool = False, retry_errors: bool = False, progress: bool = True) -> None:
-        """Change how a crawl that has not begun will go, as the command does with the crawler of a file."""
-        self._settings |= {"resume": resume, "retry": retry_errors}
-        self._progress = progress
-
     async def run(self) -> CrawlStatistics:
         """Crawl to the end, for what the store then holds; enters and leaves the block itself."""
         async with self:
@@ -154,36 +225,108 @@ class Crawler:
 
     def statistics(self) -> CrawlStatistics:
         """Counts at this moment, as a frozen object."""
-        counts = self._store.counts
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        seconds = time.monotonic() - self._began
+        counts, now = self._store.counts, time.monotonic()
         return CrawlStatistics(
-            counts.done, counts.items, counts.failed, counts.waiting, seconds, self._visited, peak
+            pages=counts.done,
+            items=counts.items,
+            failed=counts.failed,
+            waiting=counts.waiting,
+            refused=counts.refused,
+            seconds=now - self._began,
+            visited=self._tally.pages,
+            under_way=self._under_way,
+            errors=dict(self._tally.errors.most_common()),
+            hosts=tuple(self._tally.busiest(BUSIEST, now)),
+            peak_bytes=memory.peak(),
         )
 
     # -- the pipeline
 
     async def _entries(self) -> AsyncIterator[Entry]:
+        """Pages that may be asked now; the others wait on."""
         while entries := await self._store.take(self._concurrency):
+            early: list[tuple[Entry, float]] = []
             for entry in entries:
-                yield entry
+                pause = self._pause(entry)
+                if pause:
+                    early.append((entry, time.monotonic() + pause))
+                else:
+                    yield entry
+            if early:
+                self._store.put_back(early)
+
+    def _pause(self, entry: Entry) -> float:
+        """Seconds for which a page is to wait in the frontier."""
+        if self._fetcher is None:
+            return 0.0
+        wait = self._fetcher.expect(entry.url)
+        # With one that asks to be left alone for too long its pages fail, as the fetcher says.
+        return wait - LINE_SECONDS if LINE_SECONDS < wait <= self._fetcher.max_retry_after else 0.0
 
     async def _visit(self, entry: Entry) -> list[Any]:
-        """Fetch, parse and settle a page; its items."""
+        """Fetch, parse and settle a page; its items. One that is to be tried again has none."""
+        self._under_way += 1
+        try:
+            return await self._visited(entry)
+        finally:
+            self._under_way -= 1
+
+    async def _visited(self, entry: Entry) -> list[Any]:
         items: list[Any] = []
         try:
-            async with self._fetching:
-                page = await self.fetch(entry.url)
+            page = await self._fetch(entry)
             async with self._parsing:
-                items, texts, links = await self._pool.run_within(
-                    self._parse_timeout, parse_page, self.parse, page
-                )
-            deep = self._depth is not None and entry.depth >= self._depth
-            outcome = Outcome(entry, None, texts, () if deep else links)
+                items, outcome = await self._parse(entry, page)
         except (StoreError, BrokenPoolError, PoolClosedError):
             raise  # the crawl's end, not the page's
         except Exception as error:
+            if self._is_retried(entry, error):
+                self._store.put_back([(entry._replace(tries=entry.tries + 1), time.monotonic())])
+                return []
             outcome = Outcome(entry, f"{type(error).__name__}: {error}")
         await self._store.settle(outcome)
-        self._visited += 1
+        failed = outcome.error.partition(":")[0] if outcome.error else None
+        self._tally.add(host_of(entry.url), failed, time.monotonic())
         return items
+
+    async def _fetch(self, entry: Entry) -> Any:
+        if self._fetcher is not None:
+            return await self._fetcher.attempt(entry.url)
+        assert self._custom is not None
+        async with self._fetching:
+            return await self._custom(entry.url)
+
+    def _is_retried(self, entry: Entry, error: Exception) -> bool:
+        """Whether a page waits for another try; how long, its host's pause says."""
+        return (
+            self._fetcher is not None
+            and isinstance(error, FetchError)
+            and error.transient
+            and entry.tries < self._fetcher.retries
+        )
+
+    async def _parse(self, entry: Entry, page: Any) -> tuple[list[Any], Outcome]:
+        if entry.depth == SITEMAP:
+            found = await self._pool.run_within(self._parse_timeout, read_sitemap, page)
+            return [], Outcome(entry, None, (), found.pages, found.sitemaps)
+        items, texts, links = await self._pool.run_within(self._parse_timeout, parse_page, self.parse, page)
+        deep = self._depth is not None and entry.depth >= self._depth
+        return items, Outcome(entry, None, texts, () if deep else links, await self._sitemaps_of(entry))
+
+    async def _sitemaps_of(self, entry: Entry) -> list[Address]:
+        """The sitemaps of a start address's site."""
+        if not self._sitemaps or entry.depth or self._fetcher is None:
+            return []
+        return [address_of(url) for url in await self._fetcher.sitemaps(entry.url)]
+
+
+def _addresses(start: Iterable[str]) -> list[Address]:
+    if isinstance(start, str):
+        raise TypeError(f"start= takes a list of addresses: start=[{start!r}]")
+    found: list[Address] = []
+    for url in start:
+        try:
+            found.append(address_of(url))
+        except ValueError:
+            raise ValueError(f"start= takes absolute addresses, as http://host/path, not {url!r}") from None
+    return found

@@ -17,7 +17,12 @@ from asyncpar.errors import AsyncparError
 
 
 class FetchError(AsyncparError):
-    """An address gave no page; the message says why and names the address."""
+    """An address gave no page; the message says why and names the address.
+
+    :ivar transient: whether it may go better at another time: an overloaded host, a broken connection, a time-out
+    """
+
+    transient = False
 
 
 class StatusError(FetchError):
@@ -26,9 +31,9 @@ class StatusError(FetchError):
     :ivar status: the status
     """
 
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message, status)
-        self.status = status
+    def __init__(self, message: str, status: int = 0, transient: bool = False) -> None:
+        super().__init__(message, status, transient)
+        self.status, self.transient = status, transient
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -57,6 +62,10 @@ class ContentTypeError(FetchError):
 class FetchTimeoutError(FetchError, TimeoutError):
     """The answer took longer than ``timeout``, or nothing came for ``stall`` seconds."""
 
+    transient = True
+
 
 class TransportError(FetchError):
     """The connection could not be made, could not be verified (TLS), or broke, or what came was not HTTP."""
+
+    transient = True

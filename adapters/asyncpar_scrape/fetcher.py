@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl as tls
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict
 from urllib.parse import urljoin
 
 import aiohttp
@@ -32,6 +33,25 @@ CONTACT = re.compile(r"https?://[^\s)]+\.|[^\s@]+@[^\s@]+\.")
 TYPES = ("text/", "application/xhtml+xml", "application/xml", "application/json", "application/ld+json")
 
 
+class FetcherOptions(TypedDict, total=False):
+    """What a crawler passes on; each is described at ``Fetcher``."""
+
+    user_agent: str | None
+    delay: float
+    robots: bool
+    retries: int
+    max_retry_after: float
+    max_redirects: int
+    max_bytes: int
+    timeout: float
+    stall: float
+    bytes_per_second: float | None
+    content_types: tuple[str, ...]
+    allow_private: bool
+    ssl: tls.SSLContext | None
+    resolver: AbstractResolver | None
+
+
 class Fetcher:
     """Fetches pages. Enter it with ``async with``, and call it with an address; many tasks may.
 
@@ -41,7 +61,8 @@ class Fetcher:
     It keeps no cookies, and takes no proxies from the environment. Errors of 429, 500, 502, 503 and 504, of connections
     and time-outs are tried again, when ``Hosts`` allows it; all others are raised at once.
 
-    :arg user_agent: the robot's name and where its owner is reached: an address of the web or of mail
+    :arg user_agent: the robot's name and where its owner is reached: an address of the web or of mail. Default the
+        environment's ``ASYNCPAR_USER_AGENT``
     :arg concurrency: requests at once, of all hosts. Memory holds at most this many bodies of ``max_bytes``
     :arg per_host: requests to one host at once, at most; they begin with 1. Default 4, fewer than a browser's 6
     :arg delay: seconds between the starts of two requests to a host; a longer Crawl-delay counts
@@ -57,12 +78,12 @@ class Fetcher:
     :arg allow_private: connect to this machine and to private networks, too
     :arg ssl: how TLS is verified, as for a company's own authorities; default as Python does
     :arg resolver: finds the addresses of hosts, in place of the system's
-    :raises ValueError: ``user_agent`` has no contact
+    :raises ValueError: ``user_agent`` is missing, or has no contact
     """
 
     def __init__(
         self,
-        user_agent: str,
+        user_agent: str | None = None,
         *,
         concurrency: int = 64,
         per_host: int = 4,
@@ -80,16 +101,11 @@ class Fetcher:
         ssl: tls.SSLContext | None = None,
         resolver: AbstractResolver | None = None,
     ) -> None:
-        if not CONTACT.search(user_agent):
-            raise ValueError(
-                f"user_agent={user_agent!r} has no contact: give an address at which a site's owner can reach you, "
-                "as 'mybot/1.0 (+https://example.org/bot)' or 'mybot/1.0 (me@example.org)'"
-            )
-        self._agent = user_agent
+        self._agent = user_agent = _checked_agent(user_agent)
         self._turns = Turns(Hosts(per_host, delay), concurrency, max_retry_after)
         name = user_agent.replace("/", " ").split()[0]
         self._robots = rules.Robots(self._read_robots, name) if robots else None
-        self._retries, self._max_retry_after = retries, max_retry_after
+        self.retries, self.max_retry_after = retries, max_retry_after
         self._max_redirects, self._max_bytes = max_redirects, max_bytes
         self._timeout, self._stall = timeout, stall
         self._pace = Pace(bytes_per_second)
@@ -133,7 +149,22 @@ class Fetcher:
         :raises FetchError: there is none; see ``asyncpar_scrape.failures``
         :raises PoolClosedError: the fetcher is not open
         """
-        final, answer = await self._follow(url, robots=True)
+        return await self._fetch(url, self.retries)
+
+    async def attempt(self, url: str) -> Page:
+        """Fetch a page without trying again; whoever calls does so later, where the error is ``transient``."""
+        return await self._fetch(url, 0)
+
+    def expect(self, url: str) -> float:
+        """Seconds that a request would wait for its host's turn, by how it went so far."""
+        try:
+            return self._turns.expect(host_of(canonical(url)))
+        except ValueError:  # which the request will say
+            return 0.0
+
+    async def _fetch(self, url: str, retries: int) -> Page:
+        with self._turns.coming(host_of(_checked(url))):
+            final, answer = await self._follow(url, retries, robots=True)
         return Page(url, final, answer.status, answer.headers, answer.body)
 
     async def sitemaps(self, url: str) -> list[str]:
@@ -145,7 +176,7 @@ class Fetcher:
             return []
         return list((await self._robots.rules(host_of(_checked(url)))).sitemaps)
 
-    async def _follow(self, url: str, *, robots: bool) -> tuple[str, Answer]:
+    async def _follow(self, url: str, retries: int, *, robots: bool) -> tuple[str, Answer]:
         """Ask an address and where it leads."""
         seen: set[str] = set()
         at = url
@@ -159,26 +190,29 @@ class Fetcher:
                 delay = await self._robots.check(host, at)
                 if delay:
                     self._turns.slow_down(host, delay)
-            answer = await self._ask(host, at, robots_file=not robots)
+            answer = await self._ask(host, at, retries, robots_file=not robots)
             if answer.location is None:
                 return at, answer
             at = urljoin(at, answer.location)
         raise RedirectError(f"{url} has more than {self._max_redirects} redirects; see max_redirects=")
 
-    async def _ask(self, host: str, url: str, *, robots_file: bool) -> Answer:
+    async def _ask(self, host: str, url: str, retries: int, *, robots_file: bool) -> Answer:
         """Ask until there is an answer, or no more tries."""
-        for left in range(self._retries, -1, -1):
+        for left in range(retries, -1, -1):
             try:
                 answer, pause = await self._ask_once(host, url, robots_file)
-            except (FetchTimeoutError, TransportError):
-                if not left:
+            except (FetchTimeoutError, TransportError) as error:
+                if not left or not error.transient:
                     raise
                 continue
             if answer.status < 400:
                 return answer
-            if answer.status not in RETRIED or not left or pause > self._max_retry_after:
+            transient = answer.status in RETRIED and pause <= self.max_retry_after
+            if not left or not transient:
                 asked = f", and asks to come back in {pause:.0f} seconds" if pause else ""
-                raise StatusError(f"{url} answered with status {answer.status}{asked}", answer.status)
+                raise StatusError(
+                    f"{url} answered with status {answer.status}{asked}", answer.status, transient=transient
+                )
         raise AssertionError("the last try returns or raises")
 
     async def _ask_once(self, host: str, url: str, robots_file: bool) -> tuple[Answer, float]:
@@ -200,7 +234,22 @@ class Fetcher:
         return answer, pause
 
     async def _read_robots(self, url: str) -> bytes:
-        return (await self._follow(url, robots=False))[1].body
+        return (await self._follow(url, self.retries, robots=False))[1].body
+
+
+def _checked_agent(agent: str | None) -> str:
+    agent = os.environ.get("ASYNCPAR_USER_AGENT") if agent is None else agent
+    if agent is None:
+        raise ValueError(
+            "sites are to know who asks: give user_agent='mybot/1.0 (+https://example.org/bot)', with an address at which "
+            "you can be reached, or set ASYNCPAR_USER_AGENT"
+        )
+    if not CONTACT.search(agent):
+        raise ValueError(
+            f"user_agent={agent!r} has no contact: give an address at which a site's owner can reach you, "
+            "as 'mybot/1.0 (+https://example.org/bot)' or 'mybot/1.0 (me@example.org)'"
+        )
+    return agent
 
 
 def _checked(url: str) -> str:

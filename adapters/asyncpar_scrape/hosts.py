@@ -15,6 +15,8 @@ from math import inf
 BACKOFF = 1.0
 """Seconds that a pause after the first failure takes at most."""
 MOST_BACKOFF = 60.0
+UNKNOWN = 1.0
+"""Seconds that an answer is taken to need of a host that has given none."""
 KNOWN_HOSTS = 10_000
 """Idle hosts that are remembered; about 300 bytes each."""
 
@@ -56,6 +58,19 @@ class Hosts:
         if known.out >= int(known.room):
             return inf
         return max(0.0, known.free_at - now)
+
+    def expect(self, host: str, coming: int, now: float) -> float:
+        """Seconds until one more request might begin: a guess, from how it went so far.
+
+        :arg coming: those who want to ask the host, or are asking it
+        """
+        known = self._hosts.get(host)
+        if known is None:
+            return coming * UNKNOWN
+        latency = UNKNOWN if known.latency is None else known.latency
+        pace = max(self.delay, known.delay, latency / known.room)
+        full = pace if known.out >= int(known.room) else 0.0
+        return max(full, known.free_at - now) + max(0, coming - known.out) * pace
 
     def start(self, host: str, now: float) -> None:
         """A request begins, which ``wait`` allowed."""

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from asyncpar_scrape.frontier import StoreError
+from asyncpar_scrape.database import StoreError
 
 BATCH = 10_000
 """Items that are held at a time."""

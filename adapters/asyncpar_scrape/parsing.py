@@ -6,19 +6,21 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from asyncpar_scrape.addresses import Address, address_of
+
 
 class Link(str):
-    """An address to visit, as a parser yields it among its items: absolute. A fragment is left out."""
+    """An address to visit, as a parser yields it among its items: absolute, of http or https. Its fragment is left out."""
 
     __slots__ = ()
 
 
 class Parsed(NamedTuple):
-    """What a parser made of a page: its items, the same as JSON texts, and addresses."""
+    """What a parser made of a page; ``texts`` are the items as JSON."""
 
     items: list[Any]
     texts: list[str]
-    links: list[str]
+    links: list[Address]
 
 
 def parse_page(parse: Callable[[Any], Any], page: Any) -> Parsed:
@@ -29,13 +31,14 @@ def parse_page(parse: Callable[[Any], Any], page: Any) -> Parsed:
     elif isinstance(found, (dict, str)) or not isinstance(found, Iterable):
         found = (found,)
     items: list[Any] = []
-    links: dict[str, None] = {}
+    links: dict[int, str] = {}
     for one in found:
         if isinstance(one, Link):
-            links[str(one).partition("#")[0]] = None
+            url, key = address_of(one)
+            links.setdefault(key, url)
         else:
             items.append(one)
-    return Parsed(items, [_text(item) for item in items], list(links))
+    return Parsed(items, [_text(item) for item in items], [(url, key) for key, url in links.items()])
 
 
 def _text(item: Any) -> str:

@@ -11,23 +11,17 @@ import contextlib
 import sqlite3
 import threading
 import time
+from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from asyncpar.errors import JournalError
 from asyncpar.journal.locking import Lock, is_held
 from asyncpar.shielding import shielded
-from asyncpar_scrape.frontier import (
-    Counts,
-    Entry,
-    Frontier,
-    Outcome,
-    StoreError,
-    connect,
-    count,
-    retry_errors,
-)
+from asyncpar_scrape.addresses import Address
+from asyncpar_scrape.database import Counts, StoreError, connect, count, retry_errors
+from asyncpar_scrape.frontier import Entry, Frontier, Outcome
 
 BATCH_SECONDS = 0.03
 """How long an outcome waits for others at most."""
@@ -47,30 +41,30 @@ class _Settle(NamedTuple):
     settled: Settled
 
 
+class _PutBack(NamedTuple):
+    entries: list[tuple[Entry, float]]
+
+
+Request: TypeAlias = "_Take | _Settle | _PutBack"
+
+
 class Store:
     """A crawl's frontier and items. One task takes; any may settle.
 
     :arg path: a SQLite file, made if it is not there; ``None``: a temporary one
     :arg resume: go on with the crawl that the file holds
     :arg retry: let the pages that failed wait again
-    :arg per_host: pages of one host that are handed out at once
-    :arg max_pages: pages that are handed out in all, those of earlier runs included
+    :arg limits: of the ``Frontier``: ``per_host``, ``max_pages``, ``max_per_pattern``
     """
 
     def __init__(
-        self,
-        path: str | Path | None,
-        *,
-        per_host: int,
-        max_pages: int | None = None,
-        resume: bool = False,
-        retry: bool = False,
+        self, path: str | Path | None, *, resume: bool = False, retry: bool = False, **limits: Any
     ) -> None:
         self.path = Path(path) if path is not None else None
-        self.counts = Counts(0, 0, 0, 0)
-        self._per_host, self._max_pages = per_host, max_pages
+        self.counts = Counts()
+        self._limits = limits
         self._resume, self._retry = resume, retry
-        self._queue: SimpleQueue[_Take | _Settle | None] = SimpleQueue()
+        self._queue: SimpleQueue[Request | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="asyncpar: store of a crawl", daemon=True)
         self._failure: StoreError | None = None
         self._taker: _Take | None = None
@@ -79,7 +73,7 @@ class Store:
 
     # -- on the loop
 
-    async def open(self, start: list[str]) -> None:
+    async def open(self, start: list[Address]) -> None:
         """Open the file and add the start addresses.
 
         :raises StoreError: it holds a crawl and this is not to go on with it; it is in use; it is no store
@@ -112,6 +106,10 @@ class Store:
         taken: Taken = self._loop.create_future()
         self._queue.put(_Take(most, taken))
         return await taken
+
+    def put_back(self, entries: list[tuple[Entry, float]]) -> None:
+        """Pages that were taken wait again, each with its host, until a time of ``time.monotonic()``."""
+        self._queue.put(_PutBack(entries))
 
     async def settle(self, outcome: Outcome) -> None:
         """Keep what became of a page; returns when it is on disk.
@@ -151,8 +149,8 @@ class Store:
         self._connection.execute("BEGIN IMMEDIATE")
         if self._retry:
             retry_errors(self._connection)
-        self._frontier = Frontier(self._connection, per_host=self._per_host, max_pages=self._max_pages)
-        self._frontier.add((url, 0) for url in self._start)
+        self._frontier = Frontier(self._connection, **self._limits)
+        self._frontier.add((address, 0) for address in self._start)
         self._connection.execute("COMMIT")
         self.counts = self._frontier.counts
 
@@ -160,9 +158,9 @@ class Store:
         """Answer requests until there is ``None``."""
         ending = False
         while not ending:
-            request = self._queue.get()
-            deadline = time.monotonic() + BATCH_SECONDS
             try:
+                request = self._queue.get(timeout=self._patience())
+                deadline = time.monotonic() + BATCH_SECONDS
                 while request is not None:
                     self._note(request)
                     if self._queue.empty():
@@ -176,12 +174,20 @@ class Store:
                 pass
             self._commit()
 
-    def _note(self, request: _Take | _Settle) -> None:
+    def _patience(self) -> float | None:
+        """Seconds until somebody who waits for pages may get some of a host that comes back."""
+        due = self._frontier.due()
+        return None if self._taker is None or due == inf else max(0.0, due - time.monotonic())
+
+    def _note(self, request: Request) -> None:
         if isinstance(request, _Take):
             self._taker = request
-        else:
+        elif isinstance(request, _Settle):
             self._outcomes.append(request.outcome)
             self._tell.append(request.settled)
+        else:
+            for entry, due in request.entries:
+                self._frontier.put_back(entry, due)
 
     def _write(self) -> None:
         """Hand outcomes to SQLite, as yet uncommitted, and pages to whoever waits for some."""
@@ -205,7 +211,7 @@ class Store:
         if self._taker is None:
             return
         most, taken = self._taker
-        entries = self._frontier.take(most)
+        entries = self._frontier.take(most, time.monotonic())
         if entries or self._frontier.exhausted():
             self._taker = None
             self._answer(taken, None, entries)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 
 from asyncpar.limits import Limiter
@@ -14,10 +16,11 @@ from asyncpar_scrape.hosts import Hosts
 class _Line:
     """Those who want to ask one host: the first waits for the host, the others for the lock, in order."""
 
-    __slots__ = ("changed", "lock", "users")
+    __slots__ = ("changed", "coming", "lock", "users")
 
     def __init__(self) -> None:
-        self.users = 0
+        self.users = 0  # who come, wait or ask
+        self.coming = 0
         self.lock = asyncio.Lock()
         self.changed = asyncio.Event()
 
@@ -35,6 +38,23 @@ class Turns:
         self._patience = patience
         self._places = Limiter(most)
         self._lines: dict[str, _Line] = {}
+
+    @contextmanager
+    def coming(self, host: str) -> Iterator[None]:
+        """Who is about to ask a host, or asks it, says so, for others to ``expect`` when they would have their turn."""
+        line = self._lines.setdefault(host, _Line())
+        line.users += 1
+        line.coming += 1
+        try:
+            yield
+        finally:
+            line.coming -= 1
+            self._leave(host, line)
+
+    def expect(self, host: str) -> float:
+        """Seconds that one more request would wait for its host, by how it went so far."""
+        line = self._lines.get(host)
+        return self.hosts.expect(host, line.coming if line else 0, time.monotonic())
 
     async def begin(self, host: str) -> None:
         """Wait until a request may begin, and count it; each needs an ``end``. Cancelling leaves the line.

@@ -13,7 +13,9 @@ from contextlib import closing
 import pytest
 
 from asyncpar_scrape import StoreError
-from asyncpar_scrape.frontier import Entry, Frontier, Outcome, connect
+from asyncpar_scrape.addresses import address_of
+from asyncpar_scrape.database import connect
+from asyncpar_scrape.frontier import Entry, Frontier, Outcome
 from asyncpar_scrape.output import export
 from tests.adapters import scrape_site
 from tests.programs import ROOT
@@ -68,7 +70,7 @@ def test_a_job_runs(tmp_path):
     [
         (["none.py"], "there is no file 'none.py'"),
         (["a-b.py"], "its name must be that of a Python module, as crawl_docs.py"),
-        (["empty.py"], "empty.py defines no crawler: crawler = Crawler(parse, fetch, start=[...])"),
+        (["empty.py"], "empty.py defines no crawler: crawler = Crawler(parse, start=[...])"),
         (["errors", "none.sqlite"], "there is no store none.sqlite: give the file that store= named"),
         (["errors", "empty.py"], "empty.py is not the store of a crawl: give another path"),
     ],
@@ -88,8 +90,8 @@ def store(tmp_path):
     """A store with three items."""
     with closing(connect(tmp_path / "crawl.sqlite", write=True)) as connection:
         frontier = Frontier(connection, per_host=1)
-        frontier.add([("http://a/", 0)])
-        [entry] = frontier.take(1)
+        frontier.add([(address_of("http://a/"), 0)])
+        [entry] = frontier.take(1, 0.0)
         assert isinstance(entry, Entry)
         items = ['{"n":1,"tags":["x"]}', '{"n":2.5,"title":"é"}', '{"n":null}']
         frontier.settle([Outcome(entry, None, items)])

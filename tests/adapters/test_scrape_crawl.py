@@ -13,7 +13,8 @@ from contextlib import closing
 import pytest
 
 from asyncpar_scrape import Crawler, Link, StoreError
-from asyncpar_scrape.frontier import connect, errors
+from asyncpar_scrape.addresses import address_of
+from asyncpar_scrape.database import connect, errors
 from asyncpar_scrape.output import texts
 from tests.adapters import scrape_job, scrape_site
 
@@ -94,7 +95,8 @@ async def test_hosts_take_turns():
     from asyncpar_scrape.store import Store
 
     store = Store(None, per_host=4)
-    await store.open([f"http://many/{n}" for n in range(10_000)] + ["http://few/0", "http://few/1"])
+    urls = [f"http://many/{n}" for n in range(10_000)] + ["http://few/0", "http://few/1"]
+    await store.open([address_of(url) for url in urls])
     try:
         entries = await store.take(8)
         assert [entry.url for entry in entries] == [

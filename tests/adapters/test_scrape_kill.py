@@ -17,7 +17,7 @@ from contextlib import closing
 
 import pytest
 
-from asyncpar_scrape.frontier import connect, errors
+from asyncpar_scrape.database import connect, errors
 from tests.adapters import scrape_job, scrape_site
 from tests.programs import ROOT
 
