@@ -97,8 +97,9 @@ def many_hosts(page):
 async def main() -> None:
     start = [f"http://h0.test:{sys.argv[2]}/0"]
     statistics = await Crawler(
-        many_hosts, Get(), start=start, store=sys.argv[1], resume=True, workers=2
-    ).run()
+        many_hosts, start=start, store=sys.argv[1], resume=True, workers=2, user_agent="test/1.0 (me@example.org)",
+        allow_private=True, resolver=Resolver(), robots=False, delay=0, retries=1,
+    ).run()  # fmt: skip
     print(statistics.peak_bytes // 1_000_000)
 
 
