@@ -41,10 +41,10 @@ ALLOWED_SKIPS = ("no machine here:", "not promised:")
 """What a skip's reason may begin with in CI: it names hardware or a service that no set-up can install, or what a pool
 says in its contract that it does not promise."""
 
-GRACE = 3.0
-"""Seconds for what is ending to end: a reaped child, a thread on its last line."""
+GRACE = 20.0
+"""Seconds for what is ending to end: a reaped child, a thread on its last line. Only a test that fails takes them."""
 
-SLOW_CALLBACK = 3.0
+SLOW_CALLBACK = 10.0
 """Seconds that one step may hold asyncio's loop, but for a test that is marked `may_block`. Blocking calls are found by
 name, but a long computation only by its time; this is far above a pause of a busy machine."""
 
