@@ -31,6 +31,7 @@ import pytest
 from _pytest.outcomes import OutcomeException
 from anyio.pytest_plugin import extract_backend_and_options, get_runner
 from blockbuster import BlockBuster
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -50,6 +51,14 @@ name, but a long computation only by its time; this is far above a pause of a bu
 
 TEST_RUN = f"{os.getpid()}-{time.time_ns()}"
 os.environ["ASYNCPAR_TEST_RUN"] = TEST_RUN  # inherited, so that an orphan is still known as ours
+
+
+# How long an example takes, and to make one, says something of the machine and nothing of what is tested. The rest is
+# Hypothesis' own profile for the place: in CI, always the same examples.
+settings.register_profile(
+    "asyncpar", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("asyncpar")
 
 
 # Loops
