@@ -187,7 +187,9 @@ async def test_a_worker_is_ready_before_one_is_killed_for_a_cancelled_call(tmp_p
     path, starts = str(tmp_path / "log"), str(tmp_path / "starts")
     async with ProcessPool(1, grace=0.2, initializer=functools.partial(far.introduces, starts)) as pool:
         kill, killed = pool._kill, []
-        pool._kill = lambda *what: killed.append(what)  # the rest of the grace is as long as the machine needs
+        pool._kill = lambda *what: killed.append(
+            what
+        )  # the rest of the grace is as long as the machine needs
         task = asyncio.create_task(pool.run(far.swallows, path))
         await read_when(path, 1)
         task.cancel()
@@ -228,7 +230,9 @@ async def test_idle_workers_that_are_killed_have_not_died_at_start(monkeypatch):
 async def test_a_broken_pool_ends_what_still_runs(tmp_path):
     start = functools.partial(far.start_alone, str(tmp_path / "started"))
     async with ProcessPool(2, initializer=start) as pool:
-        calls = [pool.run(far.busy, str(tmp_path / "started"), 1000.0) for _ in range(2)]  # one for each worker
+        calls = [
+            pool.run(far.busy, str(tmp_path / "started"), 1000.0) for _ in range(2)
+        ]  # one for each worker
         for error in await asyncio.gather(*calls, return_exceptions=True):
             assert str(error) == "the initializer failed in a worker"
         while pool.pids:

@@ -327,7 +327,9 @@ async def test_a_plan_runs_nothing():
 
 
 async def test_max_cost_ends_a_map_with_what_is_done(monkeypatch):
-    monkeypatch.setattr("asyncpar_lambda.aws.billed_seconds", lambda log, measured: 0.05)  # however slow it was
+    monkeypatch.setattr(
+        "asyncpar_lambda.aws.billed_seconds", lambda log, measured: 0.05
+    )  # however slow it was
     async with local() as pool:
         with pytest.raises(CostError, match=r"max_cost=\$0\.00 is reached: [\d,]+ calls ran") as caught:
             await pool.map(f.nap, [0.05] * 1000, chunksize=1, max_cost=2e-5)

@@ -114,7 +114,9 @@ class MapsContract(Contract):
             began = time.monotonic()
             spans = await pool.map(f.span, [0.0] * 5, rate=asyncpar.RateLimiter(1, per=0.02))
         starts = sorted(start - began for start, _ in spans)
-        assert all(start >= 0.018 * n for n, start in enumerate(starts))  # a timer may be early by a millisecond
+        assert all(
+            start >= 0.018 * n for n, start in enumerate(starts)
+        )  # a timer may be early by a millisecond
 
     # -- reduce
 
