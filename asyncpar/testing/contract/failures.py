@@ -81,8 +81,11 @@ class FailuresContract(Contract):
             hold_one = partial(f.hold_if, path, 1)
             await pool.map(hold_one, [0] * 2 * pool.workers)
             results = pool.map(hold_one, range(3), timeout=0.3, return_exceptions=True)
-            got = await results
-            f.release(path)  # what cannot be stopped comes to its end
+            got = []
+            async for value in results:
+                got.append(value)
+                if len(got) == 2:
+                    f.release(path)  # what cannot be stopped comes to its end, and so makes room
             assert [got[0], got[2]] == [0, 2]
             assert isinstance(got[1], asyncpar.CallTimeoutError)
             assert isinstance(got[1], TimeoutError)
