@@ -31,6 +31,7 @@ import pytest
 from _pytest.outcomes import OutcomeException
 from anyio.pytest_plugin import extract_backend_and_options, get_runner
 from blockbuster import BlockBuster
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -41,15 +42,23 @@ ALLOWED_SKIPS = ("no machine here:", "not promised:")
 """What a skip's reason may begin with in CI: it names hardware or a service that no set-up can install, or what a pool
 says in its contract that it does not promise."""
 
-GRACE = 3.0
-"""Seconds for what is ending to end: a reaped child, a thread on its last line."""
+GRACE = 20.0
+"""Seconds for what is ending to end: a reaped child, a thread on its last line. Only a test that fails takes them."""
 
-SLOW_CALLBACK = 3.0
+SLOW_CALLBACK = 10.0
 """Seconds that one step may hold asyncio's loop, but for a test that is marked `may_block`. Blocking calls are found by
 name, but a long computation only by its time; this is far above a pause of a busy machine."""
 
 TEST_RUN = f"{os.getpid()}-{time.time_ns()}"
 os.environ["ASYNCPAR_TEST_RUN"] = TEST_RUN  # inherited, so that an orphan is still known as ours
+
+
+# How long an example takes, and to make one, says something of the machine and nothing of what is tested. The rest is
+# Hypothesis' own profile for the place: in CI, always the same examples.
+settings.register_profile(
+    "asyncpar", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("asyncpar")
 
 
 # Loops

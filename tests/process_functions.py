@@ -6,7 +6,6 @@ import contextlib
 import contextvars
 import ctypes
 import datetime as dt
-import hashlib
 import logging
 import os
 import pickle
@@ -48,6 +47,27 @@ def pid(_: Any = None) -> int:
 def nap(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def meet(path: str) -> int:
+    """Return when two such calls run, each on a worker of its own."""
+    note(path, str(os.getpid()))
+    wait_for_lines(path, 2)
+    return os.getpid()
+
+
+def wait_for_lines(path: str, many: int) -> None:
+    """Until a file is there and has so many lines."""
+    end = time.monotonic() + 50
+    while not os.access(path, os.R_OK) or _count_lines(path) < many:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{path} has not got {many} lines")
+        time.sleep(0.002)
+
+
+def _count_lines(path: str) -> int:
+    with open(path) as file:
+        return file.read().count("\n")
 
 
 def spin(seconds: float) -> float:
@@ -175,11 +195,11 @@ def was_initialized() -> bool:
     return bool(state.get("ready"))
 
 
-def eat(megabytes: int) -> int:
+def eat(megabytes: int, seconds: float = 0.0) -> int:
     block = bytearray(megabytes << 20)
     for i in range(0, len(block), 4096):
         block[i] = 1
-    time.sleep(0.5)
+    time.sleep(seconds)
     return len(block)
 
 
@@ -229,19 +249,19 @@ def swallows(path: str) -> None:
             time.sleep(1)
 
 
-def marks(path: str, seconds: float = 0.0) -> None:
+def marks(path: str, go_on: float | str = 0.0) -> None:
+    """Note that it ran; end after some seconds, or when there is a line in that file."""
     note(path, f"ran {os.getpid()}")
-    time.sleep(seconds)
+    wait_for_lines(go_on, 1) if isinstance(go_on, str) else time.sleep(go_on)
 
 
-def deaf_or_counts(path: str, seconds: float) -> int:
-    """How often it was called with 0 seconds. With more it is in C code for so long, where no signal is heard."""
-    if seconds:
+def deaf_or_counts(path: str, deaf: int) -> int:
+    """How often it was called with 0. With 1 it hears no signal, as in C code, until there is a second line."""
+    if deaf:
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         note(path, "deaf")
-        begun = time.perf_counter()
-        hashlib.pbkdf2_hmac("sha256", b"x", b"", 10_000)
-        rounds = 10_000 * seconds / (time.perf_counter() - begun)
-        hashlib.pbkdf2_hmac("sha256", b"x", b"", int(rounds))
+        wait_for_lines(path, 2)
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
     else:
         state["calls"] = state.get("calls", 0) + 1
     return int(state["calls"])
@@ -258,7 +278,7 @@ class SlowToPickle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.begun.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(50)
         return identity, (self.array,)
 
 
@@ -513,10 +533,11 @@ def check_bytes(x: Any) -> tuple[str, int, int]:
     return type(x).__name__, view.nbytes, view.cast("B")[-1]
 
 
-def long_if(seconds_and_number: tuple[float, int]) -> int:
-    seconds, number = seconds_and_number
-    if seconds:
-        time.sleep(seconds)
+def long_if(path_and_number: tuple[str, int]) -> int:
+    """The number; with a path, when there is a line in that file."""
+    path, number = path_and_number
+    if path:
+        wait_for_lines(path, 1)
     return number
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 50.0
+SECONDS = 150.0
 
 
 def output_of(script: Path, folder: Path) -> str:

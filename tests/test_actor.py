@@ -13,6 +13,7 @@ import pytest
 
 import asyncpar
 from asyncpar.testing import functions as f
+from tests.waiting import until
 
 
 class Cell:
@@ -24,8 +25,9 @@ class Cell:
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def deaf(self) -> None:
-        end = time.monotonic() + 30
+    def deaf(self, path: str) -> None:
+        f.mark(path)
+        end = time.monotonic() + 100
         while time.monotonic() < end:
             with contextlib.suppress(KeyboardInterrupt):
                 time.sleep(1)
@@ -132,17 +134,20 @@ async def test_an_actor_whose_idle_worker_was_killed_says_so():
             asyncpar.WorkerLostError,
             match=f"worker {pid} was killed by SIGKILL, and what lived in it is gone",
         ):
-            for _ in range(1000):
+            while True:
                 await actor.run(Cell.pid)
                 await asyncio.sleep(0.001)
         with pytest.raises(asyncpar.WorkerLostError):
             await actor.run(Cell.pid)
 
 
-async def test_an_actor_whose_call_had_to_be_killed_says_so():
+async def test_an_actor_whose_call_had_to_be_killed_says_so(tmp_path):
+    path = str(tmp_path / "begun")
     async with asyncpar.ProcessPool(1, grace=0.05) as pool, pool.actor(Cell) as actor:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await actor.run(Cell.deaf)
+        call = asyncio.ensure_future(actor.run(Cell.deaf, path))
+        await until(lambda: f.lines(path))
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
         with pytest.raises(asyncpar.WorkerLostError, match="killed by SIGKILL"):
             await actor.run(Cell.pid)

@@ -30,17 +30,18 @@ async def test_calls_run_one_at_a_time_in_order():
 
 
 async def test_an_async_function_runs_on_this_loop_and_can_be_cancelled():
-    stopped = []
+    started, stopped = asyncio.Event(), []
 
     async def wait() -> None:
+        started.set()
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(1000)
         finally:
             stopped.append(asyncio.get_running_loop())
 
     async with InlinePool() as pool:
         call = asyncio.ensure_future(pool.run(wait))
-        await asyncio.sleep(0.01)
+        await started.wait()
         call.cancel()
         await asyncio.wait([call])
         assert call.cancelled()

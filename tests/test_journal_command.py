@@ -32,7 +32,7 @@ def command(*arguments, **keywords):
     """Run `asyncpar journal` as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "asyncpar", "journal", *map(str, arguments)],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False, **{"stdin": subprocess.DEVNULL, **keywords},
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=150, check=False, **{"stdin": subprocess.DEVNULL, **keywords},
     )  # fmt: skip
 
 

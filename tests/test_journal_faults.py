@@ -258,13 +258,14 @@ import asyncpar
 from tests.test_journal_faults import text
 
 async def main():
-    async with asyncpar.map(text, range(3000), limit=5000, journal={str(path)!r}) as results:
+    async with asyncpar.map(text, range(3000), limit=250, journal={str(path)!r}) as results:
         n = 0
         async for _ in results:
             n += 1
-            if n == 3000:
+            if n % 250 == 0:  # many commits, however late the writer is
                 while results._engine.session._backlog_rows:
                     await asyncio.sleep(0.01)
+            if n == 3000:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())
@@ -300,7 +301,7 @@ async def main():
     async with asyncpar.map(text, range(10), journal={str(path)!r}) as results:
         await anext(results)
         print("running", flush=True)
-        await asyncio.sleep(60)
+        await asyncio.sleep(1000)
 
 asyncio.run(main())
 """

@@ -383,7 +383,7 @@ def test_a_limiter_outlives_a_loop(loop_factory, make):
         limiter.release()  # the deal that this asks for never comes
     loop.close()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(asyncio.wait_for(main(), 5))
+        runner.run(asyncio.wait_for(main(), 50))
     assert log[-1] == "here"
     for task in tasks:
         task._log_destroy_pending = False  # type: ignore[attr-defined]

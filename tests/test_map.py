@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import operator
-import time
 
 import pytest
 
@@ -41,9 +40,12 @@ async def test_nothing():
 
 
 async def test_calls_run_at_the_same_time():
-    began = time.monotonic()
-    await asyncpar.map(asyncio.sleep, [0.05] * 50)
-    assert time.monotonic() - began < 0.5
+    everyone = asyncio.Barrier(50)
+
+    async def meet(_):
+        return await everyone.wait()
+
+    assert sorted(await asyncpar.map(meet, range(50))) == list(range(50))
 
 
 @pytest.mark.parametrize("limit", [1, 4])
@@ -78,11 +80,16 @@ async def test_the_source_is_never_read_further_ahead(kind, ordered, limit):
 
 
 async def test_unordered_results_come_as_calls_finish():
-    async def nap(x):
-        await asyncio.sleep(x)
+    ended = [asyncio.Event() for _ in range(3)]
+
+    async def wait_for(before, x):
+        """The call with this number ends before this one."""
+        if before is not None:
+            await ended[before].wait()
+        ended[x].set()
         return x
 
-    assert [x async for x in asyncpar.map(nap, [0.1, 0.0, 0.05], ordered=False)] == [0.0, 0.05, 0.1]
+    assert [x async for x in asyncpar.map(wait_for, [2, None, 1], range(3), ordered=False)] == [1, 2, 0]
 
 
 async def test_leaving_early_cancels_and_waits():

@@ -13,7 +13,6 @@ import os
 import pickle
 import sys
 import threading
-import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ import asyncpar
 from asyncpar import NestedPoolError, PoolClosedError, ProcessPool, SerializationError, share
 from asyncpar.process.arena import Arena, shared_file
 from asyncpar.process.encoding import heavy
+from asyncpar.testing import functions as f
 from tests import process_functions as far
+from tests.waiting import until
 
 MEGABYTE = 1 << 20
 
@@ -51,10 +52,9 @@ async def test_many_calls_at_once():
         assert pool.statistics().running == pool.statistics().queued == 0
 
 
-async def test_sleeping_calls_run_side_by_side():
+async def test_calls_run_side_by_side(tmp_path):
     async with ProcessPool(2) as pool:
-        await asyncio.gather(pool.run(far.pid), pool.run(far.pid))
-        one, other = await asyncio.gather(pool.run(far.nap, 0.1), pool.run(far.nap, 0.1))
+        one, other = await pool.map(far.meet, [str(tmp_path / "there")] * 2)
         assert one != other
 
 
@@ -509,15 +509,17 @@ async def test_a_result_goes_with_its_last_reader(size):
         gc.enable()
 
 
-async def test_calls_that_are_cancelled_in_the_queue_leave_no_buffers():
+async def test_calls_that_are_cancelled_in_the_queue_leave_no_buffers(tmp_path):
+    path = str(tmp_path / "held")
     async with ProcessPool(1) as pool:
         array = np.ones(800_000, np.uint8)
-        running = asyncio.create_task(pool.run(far.nap, 0.2))
+        running = asyncio.create_task(pool.run(f.hold, path))
         queued = [asyncio.create_task(pool.run(far.add_one, array)) for _ in range(10)]
-        await asyncio.sleep(0.05)
+        await until(lambda: f.lines(f"{path}.begun"))
         for task in queued:
             task.cancel()
         await asyncio.wait(queued)
+        f.release(path)
         await running
         assert await pool.run(far.double, 1) == 2
         assert not pool.nursery.arena.live
@@ -554,21 +556,21 @@ async def test_a_pool_that_is_not_open_says_so():
         await pool.run(far.double, 1)
 
 
-async def test_closing_ends_what_runs_and_what_waits():
+async def test_closing_ends_what_runs_and_what_waits(tmp_path):
+    path = str(tmp_path / "never")
     async with ProcessPool(1) as pool:
-        tasks = [asyncio.create_task(pool.run(far.nap, 30)) for _ in range(3)]
-        await asyncio.sleep(0.1)
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 1
+        tasks = [asyncio.create_task(pool.run(f.hold, path)) for _ in range(3)]
+        await until(lambda: f.lines(f"{path}.begun"))
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
         assert isinstance(outcome, PoolClosedError)
 
 
-async def test_an_error_in_the_block_closes_the_pool():
+async def test_an_error_in_the_block_closes_the_pool(tmp_path):
+    path = str(tmp_path / "never")
     with pytest.raises(LookupError, match="mine"):
         async with ProcessPool(2) as pool:
-            task = asyncio.create_task(pool.run(far.nap, 30))
-            await asyncio.sleep(0.05)
+            task = asyncio.create_task(pool.run(f.hold, path))
+            await until(lambda: f.lines(f"{path}.begun"))
             raise LookupError("mine")
     with pytest.raises(PoolClosedError):
         await task
@@ -589,11 +591,10 @@ async def test_a_map_that_is_left_early_stops(tmp_path: Path):
         async with pool.map(far.marks, [str(path)] * 100, [0.02] * 100) as results:
             async for _ in results:
                 break
-        await asyncio.sleep(0.1)
+        await until(lambda: pool.statistics().running == 0)
         ran = len(path.read_text().splitlines())
-        await asyncio.sleep(0.1)
-        assert len(path.read_text().splitlines()) == ran < 20
         assert await pool.run(far.double, 2) == 4
+    assert len(path.read_text().splitlines()) == ran < 20  # nor did any run until the workers were gone
 
 
 # Calls share nothing

@@ -17,7 +17,9 @@ import psutil
 import pytest
 
 from asyncpar import BrokenPoolError, ProcessPool, SerializationError, WorkerLostError
+from asyncpar.testing import functions as f
 from tests import process_functions as far
+from tests.waiting import until
 
 ROOT = str(Path(__file__).parents[1])
 
@@ -96,11 +98,12 @@ async def test_more_workers_than_descriptors_are_told_what_to_raise():
             pass
 
 
-async def test_a_worker_that_cannot_be_replaced_breaks_the_pool():
+async def test_a_worker_that_cannot_be_replaced_breaks_the_pool(tmp_path):
+    path = str(tmp_path / "never")
     async with ProcessPool(2) as pool:
-        await asyncio.gather(pool.run(far.nap, 0.1), pool.run(far.nap, 0.1))  # both workers are there
-        calls = [asyncio.ensure_future(pool.run(far.nap, 30)) for _ in range(3)]
-        await asyncio.sleep(0.1)
+        await pool.map(far.meet, [str(tmp_path / "there")] * 2)  # both workers are there
+        calls = [asyncio.ensure_future(pool.run(f.hold, path)) for _ in range(3)]
+        await until(lambda: len(f.lines(f"{path}.begun")) == 2)
         with at_most(resource.RLIMIT_NOFILE, 3):
             os.kill(pool.pids[0], signal.SIGKILL)
             ends = await asyncio.gather(*calls, return_exceptions=True)
@@ -179,7 +182,7 @@ SPEAKING = """
     async def main():
         async with asyncpar.ProcessPool(1) as pool:
             {first}
-            done = await pool.map(far.speak, ["x" * 100_000] * 2, timeout=0.5, return_exceptions=True)
+            done = await pool.map(far.speak, ["x" * 100_000] * 2, timeout={timeout}, return_exceptions=True)
             print(*[type(value).__name__ for value in done], await pool.run(far.double, 1), file=sys.stderr)
 
     if __name__ == "__main__":
@@ -187,12 +190,12 @@ SPEAKING = """
 """
 
 
-def speaking(tmp_path, stdout, first="pass"):
+def speaking(tmp_path, stdout, timeout, first="pass"):
     script = tmp_path / "script.py"
-    script.write_text(dedent(SPEAKING).format(first=first))
+    script.write_text(dedent(SPEAKING).format(first=first, timeout=timeout))
     return subprocess.run(
         [sys.executable, str(script)],
-        stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=20, check=False,
+        stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=150, check=False,
         env=os.environ | {"PYTHONPATH": ROOT},
     )  # fmt: skip
 
@@ -200,7 +203,7 @@ def speaking(tmp_path, stdout, first="pass"):
 def test_a_print_that_nobody_reads_ends_by_its_timeout(tmp_path):
     reads, writes = os.pipe()
     try:
-        done = speaking(tmp_path, writes)
+        done = speaking(tmp_path, writes, timeout=0.5)
     finally:
         os.close(reads)
         os.close(writes)
@@ -211,7 +214,7 @@ def test_a_print_to_a_closed_pipe_is_an_error_of_its_call(tmp_path):
     reads, writes = os.pipe()
     os.close(reads)
     try:
-        done = speaking(tmp_path, writes)
+        done = speaking(tmp_path, writes, timeout=50)
     finally:
         os.close(writes)
     assert (done.stderr, done.returncode) == ("BrokenPipeError BrokenPipeError 2\n", 0)

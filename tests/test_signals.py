@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import zipapp
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ BUSY = """
             await pool.map(far.double, range(100))
             print("ready", pool.nursery.process.pid, *pool.pids, flush=True)
             try:
-                await pool.map(far.{function}, [20.0] * 8)
+                await pool.map(far.{function}, [1000.0] * 8)
             finally:
                 print("cleaned up", flush=True)
 
@@ -54,7 +54,7 @@ def run(code: str, tmp_path: Path, *, command: bool = False) -> subprocess.Compl
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=20,
+        timeout=150,
         check=False,
     )
 
@@ -77,35 +77,45 @@ def busy(tmp_path: Path, function: str) -> Iterator[tuple[subprocess.Popen[str],
             yield program, family
         finally:
             program.kill()
-            for process in family:
-                if process.is_running():
-                    process.kill()
+            kill(family)
 
 
-def all_gone(family: list[psutil.Process], seconds: float = 2.0) -> bool:
-    """Whether every one of the processes has ended in time; a zombie that nobody reaps has."""
-    give_up = time.monotonic() + seconds
-    while left := [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+def kill(family: list[psutil.Process]) -> None:
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def all_gone(family: list[psutil.Process]) -> bool:
+    """Whether every one of the processes ends."""
+    give_up = time.monotonic() + 50
+    while any(map(_is_there, family)):
         if time.monotonic() > give_up:
-            return not left
+            return False
         time.sleep(0.01)
     return True
+
+
+def _is_there(process: psutil.Process) -> bool:
+    """A zombie that nobody reaps is not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize("function", ["nap", "spin"])
 @pytest.mark.parametrize("whom", ["process", "group"])
 def test_one_ctrl_c_suffices(tmp_path, function, whom):
     with busy(tmp_path, function) as (program, family):
-        begun = time.monotonic()
         if whom == "group":
             os.killpg(program.pid, signal.SIGINT)
         else:
             program.send_signal(signal.SIGINT)
-        out, errors = program.communicate(timeout=10)
+        out, errors = program.communicate(timeout=50)  # not the thousand seconds of the calls
         assert program.returncode == 130, errors
         assert out == "cleaned up\n"
         assert errors.count("Traceback") <= 1  # our own, if any: workers are silent
-        assert time.monotonic() - begun < 3
         assert all_gone(family)
 
 
@@ -120,7 +130,7 @@ STILL = """
             pass
 
     async def hold():
-        spin_quietly(20)
+        spin_quietly(1000)
 
     async def main():
         async with asyncpar.InlinePool() as pool:
@@ -137,14 +147,14 @@ STILL = """
 
 
 HOLDERS = [
-    "await pool.run(time.sleep, 20)",
-    "time.sleep(20)",
-    "await pool.run(spin_quietly, 20)",
-    "await pool.map(time.sleep, [20, 20])",
+    "await pool.run(time.sleep, 1000)",
+    "time.sleep(1000)",
+    "await pool.run(spin_quietly, 1000)",
+    "await pool.map(time.sleep, [1000, 1000])",
     "await hold()",
     "await asyncio.create_task(hold())",
-    "task = asyncio.create_task(hold()); await asyncio.sleep(20)",
-    "asyncio.get_running_loop().call_soon(spin_quietly, 20); await asyncio.sleep(20)",
+    "task = asyncio.create_task(hold()); await asyncio.sleep(1000)",
+    "asyncio.get_running_loop().call_soon(spin_quietly, 1000); await asyncio.sleep(1000)",
 ]
 
 
@@ -165,20 +175,18 @@ def test_one_signal_suffices_where_the_loop_stands_still(tmp_path, body, number,
             assert program.stdout is not None
             assert program.stdout.readline() == "ready\n"
             time.sleep(0.05)
-            begun = time.monotonic()
             program.send_signal(number)
-            out, errors = program.communicate(timeout=10)
+            out, errors = program.communicate(timeout=50)  # not the thousand seconds that the function takes
         finally:
             program.kill()
     assert (out, errors) == ("cleaned up 1\n", "")
     assert program.returncode == code
-    assert time.monotonic() - begun < 8  # not the 20 seconds that the function takes
 
 
 def test_sigterm_ends_the_program_in_order(tmp_path):
     with busy(tmp_path, "spin") as (program, family):
         program.send_signal(signal.SIGTERM)
-        out, errors = program.communicate(timeout=10)
+        out, errors = program.communicate(timeout=50)
         assert program.returncode == 143, errors
         assert out == "cleaned up\n"
         assert all_gone(family)
@@ -188,7 +196,7 @@ def test_workers_go_when_the_program_is_killed(tmp_path):
     with busy(tmp_path, "spin") as (program, family):
         program.kill()
         program.wait()
-        assert all_gone(family, 2.0)
+        assert all_gone(family)
 
 
 def test_a_kill_in_the_midst_of_work_leaves_nobody_and_nothing_is_said(tmp_path):
@@ -203,7 +211,9 @@ def test_a_kill_in_the_midst_of_work_leaves_nobody_and_nothing_is_said(tmp_path)
         async def main():
             async with asyncpar.ProcessPool(4) as pool:
                 await asyncio.gather(*[pool.run(far.nap, 0.05) for _ in range(4)])
-                call = asyncio.create_task(pool.run(far.spin, 20.0))
+                call = asyncio.create_task(pool.run(far.spin, 1000.0))
+                while len(pool.pids) < 4:
+                    await asyncio.sleep(0.01)
                 await asyncio.sleep(0.1)
                 print(pool.nursery.process.pid, *pool.pids, flush=True)
                 await call
@@ -222,12 +232,10 @@ def test_a_kill_in_the_midst_of_work_leaves_nobody_and_nothing_is_said(tmp_path)
             assert len(family) == 5
             program.kill()
             try:
-                assert all_gone(family, 2.0)
+                assert all_gone(family)
             finally:
-                for process in family:
-                    if process.is_running():
-                        process.kill()
-            assert program.communicate(timeout=10) == ("", "")
+                kill(family)
+            assert program.communicate(timeout=50) == ("", "")
 
 
 def test_ctrl_c_at_every_moment(tmp_path):
@@ -260,12 +268,12 @@ def test_ctrl_c_at_every_moment(tmp_path):
             time.sleep(delay)
             if program.poll() is None:
                 os.killpg(program.pid, signal.SIGINT)
-            _, errors = program.communicate(timeout=10)
+            _, errors = program.communicate(timeout=50)
             assert program.returncode in (0, 130, -signal.SIGINT), errors
         left = [
             p for p in psutil.process_iter() if p.pid not in before and "asyncpar" in " ".join(_command(p))
         ]
-        assert all_gone(left, 1.0)
+        assert all_gone(left)
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -302,7 +310,6 @@ def test_functions_of_a_script_are_found(tmp_path):
 
 @pytest.mark.parametrize("start", ["asyncpar.run(main)", "import asyncio; asyncio.run(main())"])
 def test_a_script_without_a_guard_gets_a_clear_error(tmp_path, start):
-    begun = time.monotonic()
     done = run(
         f"""
         import asyncpar
@@ -321,7 +328,6 @@ def test_a_script_without_a_guard_gets_a_clear_error(tmp_path, start):
     assert done.returncode == 1
     assert "NestedPoolError" in done.stderr
     assert '__name__ == "__main__"' in done.stderr.replace("\\'", "'").replace('\\"', '"')
-    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize(("preload", "times"), [("", 3), ('preload=["__main__"]', 2)])
@@ -417,7 +423,7 @@ def test_programs_of_every_kind_find_their_functions_and_classes(tmp_path, kind)
         text=True,
         env=environment(),
         cwd=tmp_path,
-        timeout=20,
+        timeout=150,
         check=False,
     )
     assert (done.stdout, done.stderr) == ("6 True [2, 4]\n8\n", "")
@@ -427,7 +433,7 @@ def test_functions_that_came_by_standard_input_are_refused_with_a_way_out(tmp_pa
     code = dedent(APPLICATION).format(options="")
     done = subprocess.run(
         [sys.executable, "-"],
-        input=code, capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=20, check=False,
+        input=code, capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=150, check=False,
     )  # fmt: skip
     assert done.stderr.rstrip().endswith(
         "SerializationError: double was defined in an interactive session, where workers cannot find it: "

@@ -11,6 +11,7 @@ import pytest
 import asyncpar
 from asyncpar import ThreadPool
 from asyncpar.cpus import usable_cpus
+from tests.waiting import until
 
 
 async def test_arguments_and_results_are_the_very_objects():
@@ -45,20 +46,22 @@ async def test_no_more_threads_than_workers():
 
 
 async def test_the_cancelled_callers_thread_stays_busy_and_close_waits_for_it():
-    ended = threading.Event()
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
-        time.sleep(0.2)
+        begun.set()
+        go_on.wait(50)
         ended.set()
 
     async with ThreadPool(1) as pool:
         call = asyncio.ensure_future(pool.run(work))
-        await asyncio.sleep(0.05)
+        await until(begun.is_set)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
         assert not ended.is_set()
         assert pool.statistics().running == 1
+        pool.loop.call_later(0.1, go_on.set)  # while it closes
     assert ended.is_set()
 
 
@@ -111,10 +114,9 @@ async def test_an_async_function_runs_on_a_loop_of_the_thread():
 
 
 async def test_a_map_of_blocking_calls_uses_all_threads():
+    everyone = threading.Barrier(10)
     async with ThreadPool(10) as pool:
-        began = time.monotonic()
-        await pool.map(lambda _: time.sleep(0.1), range(10))
-        assert time.monotonic() - began < 0.5
+        assert sorted(await pool.map(lambda _: everyone.wait(50), range(10))) == list(range(10))
 
 
 async def test_to_thread_uses_the_default_pool():

@@ -62,7 +62,7 @@ def run_once(
             return keep(head, slot, etag, run(), remaining)
         if remaining() < max(LAST_SECONDS, give_up):  # a 409 too: somebody else's PUT is under way
             return None
-        time.sleep(pause)
+        rest(pause, remaining)
     raise AssertionError
 
 
@@ -89,13 +89,18 @@ def keep(
                 outcome,
                 False,
             )  # it did run, and the client gets what came out; the claim keeps others away
-        time.sleep(pause)
+        rest(pause, remaining)
     raise AssertionError
 
 
 def void(head: Head, claim: dict[str, Any]) -> bool:
     """Whether the worker that made this claim runs no more."""
     return claim["request"] in head.lost or claim["until"] + SKEW < time.time()
+
+
+def rest(pause: float, remaining: Remaining) -> None:
+    """Sleep, but not into the last second: Lambda would stop the worker in its sleep, and with it what it has done."""
+    time.sleep(max(0.0, min(pause, remaining() - LAST_SECONDS + 0.01)))
 
 
 def pauses() -> Iterator[float]:

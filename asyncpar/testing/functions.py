@@ -134,10 +134,47 @@ def flaky_position(path: str, position: int) -> int:
     return position
 
 
-def nap_and_mark(path: str, seconds: float) -> float:
-    nap(seconds)
+def wait_for_file(path: str, seconds: float = 50.0) -> None:
+    """Block this worker until there is such a file; in short naps, as ``nap``."""
+    end = time.monotonic() + seconds
+    while not os.path.exists(path):
+        if time.monotonic() > end:
+            raise TimeoutError(f"nobody made {path}")
+        time.sleep(0.002)
+
+
+def release(path: str) -> None:
+    """Make the file that ``hold`` waits for, without a call that blocks a loop."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+
+
+def hold(path: str, value: Any = None) -> Any:
+    """Note in ``path.begun`` that this call runs, and return the value when there is a file at ``path``."""
+    mark(f"{path}.begun")
+    wait_for_file(path)
+    return value
+
+
+def hold_if(path: str, held: Any, value: Any) -> Any:
+    """``hold`` if the value is the one to be held, else return it at once."""
+    return hold(path, value) if value == held else value
+
+
+def hold_and_mark(path: str) -> None:
+    """``hold``; a line in ``path.ended`` if it comes to its end."""
+    hold(path)
+    mark(f"{path}.ended")
+
+
+def meet(path: str, many: int) -> int:
+    """Return how many such calls there are when there are so many: they run at the same time, or never return."""
     mark(path)
-    return seconds
+    end = time.monotonic() + 50
+    while (there := len(lines(path))) < many:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{there} of {many} calls came")
+        time.sleep(0.002)
+    return many
 
 
 def span(seconds: float) -> tuple[float, float]:

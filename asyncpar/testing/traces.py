@@ -9,8 +9,8 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-GRACE = 2.0
-"""Seconds for what is ending to end: a reaped child, a thread on its last line."""
+GRACE = 20.0
+"""Seconds for what is ending to end: a reaped child, a thread on its last line. Only what is left behind takes them."""
 
 
 @asynccontextmanager

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 
 class Front:
     """A server on loopback before another one.
 
     ``script`` has what happens to the next POSTs: the bytes of a reply, ``"drop"`` for a lost answer, or ``None`` to let it
-    through, as happens to all when it is empty. ``seen`` has the heads of all requests. With a context it speaks TLS.
+    through, as happens to all when it is empty. ``seen`` has the heads of all requests, ``times`` when they came. With a context it speaks TLS.
     """
 
     def __init__(self, upstream, script=(), context=None):
         self.port = int(upstream.rpartition(":")[2].split("/")[0])
         self.path = upstream.partition("//")[2].partition("/")[2]
         self.script = list(script)
-        self.seen = []
+        self.seen, self.times = [], []
         self.tasks = set()
         self.context = context
 
@@ -44,6 +45,7 @@ class Front:
     async def answer(self, reader, writer):
         head = await reader.readuntil(b"\r\n\r\n")
         self.seen.append(head.decode())
+        self.times.append(time.monotonic())
         lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         body = await reader.readexactly(int(lengths[0].split(b":")[1])) if lengths else b""
         action = self.script.pop(0) if self.script and head.startswith(b"POST") else None

@@ -1,5 +1,6 @@
 """Functions of a user's, as tests deploy them."""
 
+import os
 import time
 
 
@@ -19,8 +20,16 @@ def mark(path):
 
 
 def mark_slowly(path):
-    time.sleep(0.6)
+    time.sleep(0.3)
     return mark(path)
+
+
+def mark_and_hold(path):
+    """Mark, and return when there is a file beside it that says go on."""
+    marked = mark(path)
+    while not os.path.exists(f"{path}.go"):
+        time.sleep(0.01)
+    return marked
 
 
 def weigh(model_and_index):

@@ -28,6 +28,15 @@ def sleep(event, context):
     return os.getpid()
 
 
+def hold(event, context):
+    """Note in a file beside it that this runs, until there is a file at this path; which process this is."""
+    with open(f"{event}.begun", "a") as file:
+        file.write("x\n")
+    while not os.path.exists(event):
+        time.sleep(0.01)
+    return os.getpid()
+
+
 def speak(event, context):
     print(event)
     sys.stderr.write("and an error\n")

@@ -33,6 +33,17 @@ def nap(seconds):
     return seconds
 
 
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
+def hold(path, x):
+    """Return when there is such a file."""
+    wait_for(path)
+    return x
+
+
 def die(x):
     """End this environment, unless ``x`` is even."""
     print(f"about to run {x}", flush=True)
@@ -58,13 +69,13 @@ def mark_and_blow_up(path, n):
 
 
 def slow_once(path, x):
-    """Slow for 3 the first time, quick otherwise."""
+    """Slow for 3 the first time, until there is a file that says go on; quick otherwise."""
     if x == 3:
         try:
             os.close(os.open(f"{path}-{x}", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return x
-        time.sleep(3)
+        wait_for(f"{path}-go")
     time.sleep(0.02)
     return x
 
@@ -76,9 +87,9 @@ def tell(x):
 
 
 def begin_and_end(path, x):
-    """Note on disk, with this process, that it begins, and that it ends a second later."""
+    """Note on disk, with this process, that it begins, and that it ends when there is a file that says go on."""
     mark_text(path, f"begin:{os.getpid()}")
-    time.sleep(1)
+    wait_for(f"{path}-go")
     mark_text(path, f"end:{os.getpid()}")
     return x
 

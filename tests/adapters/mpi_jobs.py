@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
-SECONDS = 60.0
+SECONDS = 150.0
 LAUNCHERS = (
     "OMPI_",
     "PMI_",
@@ -44,19 +44,19 @@ def command(ranks: int, *arguments: object) -> list[str]:
     return [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", "asyncpar_mpi", *map(str, arguments)]
 
 
-def start(ranks: int, *arguments: object, folder: Path) -> subprocess.Popen[str]:
+def start(ranks: int, *arguments: object, folder: Path, seconds: float = SECONDS) -> subprocess.Popen[str]:
     """A job that is running. ``timeout`` ends it, launcher and ranks, if nobody else does."""
     return subprocess.Popen(
-        ["timeout", "--kill-after=5", f"{SECONDS:g}", *command(ranks, *arguments)],
+        ["timeout", "--kill-after=5", f"{seconds:g}", *command(ranks, *arguments)],
         cwd=folder, env=environment(folder), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def run(ranks: int, *arguments: object, folder: Path) -> Job:
+def run(ranks: int, *arguments: object, folder: Path, seconds: float = SECONDS) -> Job:
     """Run a job to its end."""
-    process = start(ranks, *arguments, folder=folder)
-    out, err = process.communicate(timeout=SECONDS + 10)
+    process = start(ranks, *arguments, folder=folder, seconds=seconds)
+    out, err = process.communicate(timeout=seconds + 10)
     return Job(process.returncode, out, err)
 
 

@@ -103,7 +103,7 @@ async def test_a_map_of_arrays():
 
 
 async def test_calls_with_equal_shapes_run_as_one():
-    async with NumbaCUDAPool(batch=4, batch_wait=0.05) as pool:
+    async with NumbaCUDAPool(batch=4, batch_wait=30) as pool:
         results = await asyncio.gather(*[pool.run(kernels.rows_scaled, ARRAY + n) for n in range(4)])
         assert [result.tolist() for result in results] == [(2 * (ARRAY + n)).tolist() for n in range(4)]
         assert pool.statistics().batches == 1

@@ -21,6 +21,7 @@ import asyncpar  # noqa: E402 - after the rewrite is registered
 from asyncpar.testing import PoolContract  # noqa: E402
 from asyncpar_numba import NumbaCUDAPool, current_stream  # noqa: E402
 from asyncpar_numba.device import describe_devices  # noqa: E402
+from tests.waiting import until  # noqa: E402
 
 pytestmark = pytest.mark.may_block  # the first import of numba's CUDA part reads files
 Cuda: Any = cuda  # its types are not for us
@@ -28,11 +29,14 @@ DRIVER = ctypes.CDLL(os.environ["NUMBA_CUDA_DRIVER"])
 DRIVER.fakegpu_set_capacity.argtypes = [ctypes.c_size_t]
 MIB = 1 << 20
 ARRAY = np.arange(1000.0)
+SUBMITTED: list[int] = []
+"""The gates that kernels wait for."""
 
 
 @pytest.fixture(autouse=True)
 def sound_gpu():
     """As at the start: no fault, gates closed."""
+    SUBMITTED.clear()
     yield
     DRIVER.fakegpu_clear()
     DRIVER.fakegpu_set_capacity(1 << 30)
@@ -47,6 +51,7 @@ def handle(stream: Any) -> ctypes.c_void_p:
 def held(array, gate):
     """Submit a kernel that takes until the gate is opened."""
     DRIVER.fakegpu_hold(handle(current_stream()), gate)
+    SUBMITTED.append(gate)
     return array
 
 
@@ -88,7 +93,7 @@ async def test_calls_on_two_streams_run_side_by_side_and_the_loop_goes_on():
     """The first ends only when the loop, which is free, lets it; the second has ended by then."""
     async with NumbaCUDAPool(streams=2) as pool:
         first = asyncio.ensure_future(pool.run(held, ARRAY, 0))
-        await asyncio.sleep(0.01)
+        await until(lambda: SUBMITTED)
         assert (await pool.run(same, ARRAY)).tolist() == ARRAY.tolist()
         assert not first.done()
         DRIVER.fakegpu_gate(0, 1)
@@ -161,7 +166,7 @@ async def test_a_call_for_which_memory_never_suffices_says_what_there_is():
 async def test_a_sticky_fault_ends_what_is_in_flight_and_breaks_the_pool():
     async with NumbaCUDAPool(streams=2) as pool:
         other = asyncio.ensure_future(pool.run(held, ARRAY, 0))
-        await asyncio.sleep(0.01)
+        await until(lambda: SUBMITTED)
         with pytest.raises(Exception, match="CUDA_ERROR_ILLEGAL_ADDRESS") as caught:
             await pool.run(faulty, ARRAY)
         assert type(caught.value).__name__ == "CudaAPIError"

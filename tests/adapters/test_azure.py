@@ -39,6 +39,7 @@ from asyncpar_http.folder import make_folder  # noqa: E402
 from asyncpar_lambda import RefusedError  # noqa: E402
 from asyncpar_lambda.envelope import Head, Signer, new_key, open_answer  # noqa: E402
 from tests.adapters.http_front import Front, reply  # noqa: E402
+from tests.waiting import until  # noqa: E402
 
 FUNCTIONS = Path(__file__).with_name("http_jobs.py")
 HOST = Path(__file__).with_name("azure_host.py")
@@ -102,13 +103,6 @@ class TestAzurePool(PoolContract):
 
     def make_pool(self):
         return AzurePool(**{**self.deployed, "limit": 2})
-
-
-async def until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        await asyncio.sleep(0.01)
 
 
 async def test_calls_run_in_the_function_and_constants_travel_along(deployed):

@@ -33,6 +33,7 @@ from asyncpar_lambda import CodecError, RefusedError
 from asyncpar_lambda.envelope import Head, Signer, new_key, open_answer
 from asyncpar_lambda.package import PackageError
 from tests.adapters.http_front import Front, reply
+from tests.waiting import until
 
 FUNCTIONS = Path(__file__).with_name("http_jobs.py")
 
@@ -56,13 +57,6 @@ def anyio_backend():
 
 def local(**options):
     return GCFPool.local([FUNCTIONS], **{"limit": 2, **options})
-
-
-async def until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        await asyncio.sleep(0.01)
 
 
 def read(path):
@@ -133,14 +127,15 @@ async def test_a_call_is_stopped_at_the_functions_own_timeout():
             CallTimeoutError, match=r"was stopped after 0\.\d s, at the timeout of the function: deploy with"
         ):
             await pool.run(f.nap, 300)
-        assert await pool.run(f.square, 3) == 9
+        # As often as a busy machine makes a second of it.
+        assert await pool.map(f.square, [3], retries=20) == [9]
 
 
 async def test_a_call_that_cannot_be_stopped_is_killed_by_the_framework_and_the_pool_heals():
     async with local(timeout=1) as pool:
         with pytest.raises(WorkerLostError, match=r"was lost while it ran http_jobs\.deaf"):
             await pool.run(f.deaf, 300)
-        assert await pool.run(f.square, 3) == 9
+        assert await pool.map(f.square, [3], retries=20) == [9]
 
 
 def test_it_runs_on_asyncios_own_loop():
@@ -306,18 +301,22 @@ async def test_what_is_turned_away_is_sent_again_and_lowers_what_is_in_flight():
 
 
 async def test_it_waits_as_long_as_it_is_told_to():
-    async with (
-        local(limit=1) as pool,
-        Front(pool.url, [reply(503, "retry-after: 1")]) as front,
-        GCFPool(front.url, key=pool._key) as other,
-    ):
-        loop = asyncio.get_running_loop()
-        call = asyncio.ensure_future(other.run(f.square, 3))
-        await until(lambda: other.statistics().concurrency.throttled)
-        told = loop.time()
-        assert other.statistics().concurrency.paused > 0.5
-        assert await call == 9
-        assert loop.time() - told > 0.8  # it was not before its time
+    for wish in (1, 1000):
+        async with (
+            local(limit=1) as pool,
+            Front(pool.url, [reply(503, f"retry-after: {wish}")]) as front,
+            GCFPool(front.url, key=pool._key) as other,
+        ):
+            call = asyncio.ensure_future(other.run(f.square, 3))
+            if wish == 1:
+                assert await call == 9
+                told, again = front.times[-2:]
+                assert again - told > 0.9  # it was not before its time
+            else:
+                await until(lambda: other.statistics().concurrency.throttled)
+                assert other.statistics().concurrency.paused > 5
+    with pytest.raises(asyncpar.PoolClosedError):
+        await call
 
 
 async def test_what_may_have_run_is_lost_unless_the_caller_says_retries():
@@ -564,7 +563,7 @@ from asyncpar_gcf import GCFPool
 async def main():
     async with GCFPool.local([{path!r}], limit=1) as pool:
         print(pool.server.pid, pool.server._folder, flush=True)
-        await asyncio.sleep(60)
+        await asyncio.sleep(1000)
 
 asyncio.run(main())
 """
@@ -586,7 +585,15 @@ async def test_the_framework_ends_with_a_program_that_was_killed(tmp_path):
     await process.wait()
     process._transport.close()
     await until(lambda: not Path(folder).exists())
-    assert not Path(f"/proc/{pid}").exists() or "Z" in read(f"/proc/{pid}/stat").rpartition(") ")[2][:1]
+    await until(lambda: not runs(pid))
+
+
+def runs(pid):
+    """Whether there is such a process; one that only waits to be reaped is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] not in ("Z", "X")
+    except OSError:
+        return False
 
 
 async def test_opening_it_in_its_own_function_is_told(monkeypatch):
@@ -610,7 +617,7 @@ async def test_a_function_that_cannot_be_imported_says_why(tmp_path):
 
 async def test_the_transport_asks_for_no_log():
     async with local(limit=1) as pool, Front(pool.url) as front:
-        transport = await HTTPTransport.open(front.url, pool._headers, seconds=5)
+        transport = await HTTPTransport.open(front.url, pool._headers, seconds=50)
         try:
             assert json.loads((await transport.invoke(b"{}", tail=True)).body)["refused"] == "malformed"
         finally:

@@ -37,7 +37,7 @@ def test_retry_after_is_seconds_or_a_date():
     assert retry_after("3") == 3.0
     assert retry_after("-1") == 0.0
     assert retry_after("soon") is None
-    assert 5 < retry_after(formatdate(time.time() + 10, usegmt=True)) <= 10
+    assert 500 < retry_after(formatdate(time.time() + 1000, usegmt=True)) <= 1000
     assert retry_after(formatdate(time.time() - 10, usegmt=True)) == 0.0
     assert judge(Reply(429, {"retry-after": "7"}, b""), "").wish == 7.0
 
@@ -72,7 +72,7 @@ async def test_a_client_closes_though_connections_were_given_up_while_they_were_
             for request in requests:
                 request.cancel()
             await asyncio.wait(requests)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(50):
                 await client.aclose()
     finally:
         server.close()

@@ -69,7 +69,7 @@ def environment(folder, **more):
 def command(folder, *arguments, env=None):
     return subprocess.run(
         [sys.executable, "-m", "asyncpar", "lambda", *arguments], env=env or environment(folder), cwd=folder,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from asyncpar_lambda.local import LocalLambda
 from asyncpar_lambda.package import _zip
+from tests.waiting import until
 
 HERE = Path(__file__).parent
 
@@ -192,17 +193,23 @@ async def test_code_comes_from_the_object_store_too_and_must_be_a_zip(clients):
     assert (await answer(aws))[0] == "from the store"
 
 
-async def test_a_running_invocation_ends_before_its_environment_is_replaced(clients):
+async def test_a_running_invocation_ends_before_its_environment_is_replaced(clients, tmp_path):
     aws = await clients("lambda")
     await created(aws)
     slow = _zip(
-        {"h.py": b"import time\ndef handler(event, context):\n    time.sleep(0.5)\n    return 'old'\n"}
+        {
+            "h.py": b"import os, time\ndef handler(event, context):\n    open(event + '.begun', 'w').close()\n"
+            b"    while not os.path.exists(event): time.sleep(0.01)\n    return 'old'\n"
+        }
     )
     await aws.update_function_code(FunctionName="f", ZipFile=slow)
-    running = asyncio.ensure_future(answer(aws))
-    await asyncio.sleep(0.3)
+    go_on = tmp_path / "go on"
+    running = asyncio.ensure_future(answer(aws, Payload=json.dumps(str(go_on))))
+    await until((tmp_path / "go on.begun").exists)
     await aws.update_function_code(FunctionName="f", ZipFile=code("new"))
     assert (await answer(aws))[0] == "new"
+    assert not running.done()
+    go_on.touch()
     assert (await running)[0] == "old"
 
 

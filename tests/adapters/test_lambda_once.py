@@ -103,7 +103,7 @@ async def client(package):
         await cloud.deploy(
             "job",
             package,
-            timeout=20,
+            timeout=100,
             variables={
                 "ASYNCPAR_JOB": "job",
                 "ASYNCPAR_CODE": package.code,
@@ -177,7 +177,13 @@ async def test_a_worker_that_is_asked_twice_answers_what_it_answered(client, fun
 async def test_two_workers_that_are_asked_at_once_run_it_once(client, functions, tmp_path):
     path = str(tmp_path / "ran")
     slots = (client.slot("r/0"),)
-    found = await asyncio.gather(*[client.send(functions.mark_slowly, [path], slots=slots) for _ in range(4)])
+    sent = [
+        asyncio.ensure_future(client.send(functions.mark_and_hold, [path], slots=slots)) for _ in range(4)
+    ]
+    while len((await client.cloud.statistics())["pids"]) < 4 or not await marks(path):
+        await asyncio.sleep(0.02)
+    await anyio.Path(f"{path}.go").touch()  # all four are there
+    found = await asyncio.gather(*sent)
     assert [answer.outcomes for answer in found] == [((True, 1),)] * 4
     assert sorted(answer.again for answer in found) == [0, 1, 1, 1]
     assert len({answer.environment for answer in found}) == 4

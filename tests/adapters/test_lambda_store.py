@@ -87,7 +87,7 @@ async def test_a_store_that_is_out_of_reach_is_asked_until_patience_is_over():
     async with LocalLambda() as cloud:
         store = open_store(cloud, patience=0.3)
         await cloud.aclose()
-        with pytest.raises(StoreError, match=r"PUT requests/1: .*; given up after \d+ attempts in \d\.\d s"):
+        with pytest.raises(StoreError, match=r"PUT requests/1: .*; given up after \d+ attempts in \d+\.\d s"):
             await store.put("requests/1", b"x")
         await store.aclose()
 

@@ -27,6 +27,7 @@ from asyncpar_lambda.transport.aio import AiobotocoreTransport
 from asyncpar_lambda.transport.fast import FastTransport
 from asyncpar_lambda.transport.http import BadReplyError, Client, Parser
 from asyncpar_lambda.transport.identity import BotocoreIdentity, FixedIdentity, look_around
+from tests.waiting import until
 
 CREDENTIALS = Credentials("AKID", "secret", "token")
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-amz-executed-version: 7\r\n\r\n42"
@@ -43,7 +44,7 @@ class Server:
     def __init__(self, *script):
         self.script = list(script)
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
-        self.connections = 0
+        self.connections = self.ended = 0
 
     async def __aenter__(self):
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
@@ -71,6 +72,7 @@ class Server:
             pass
         finally:
             writer.transport.abort()
+            self.ended += 1
 
     async def answer(self, reader, writer):
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -79,7 +81,7 @@ class Server:
         self.requests.append((head[0], headers, body))
         answer = self.script.pop(0) if self.script else OK
         if answer == "hang":
-            await asyncio.sleep(60)
+            await asyncio.sleep(1000)
         if answer == "lose":
             return False
         if answer == "half":
@@ -96,7 +98,7 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def opened(kind, url, seconds=10.0, context=None):
+async def opened(kind, url, seconds=50.0, context=None):
     if kind == "fast":
         transport = FastTransport(
             url, "job:live", "eu-central-1", FixedIdentity(CREDENTIALS), seconds=seconds, context=context
@@ -185,11 +187,11 @@ async def test_no_connection_means_that_nothing_was_sent(kind):
 
 @both
 async def test_no_answer_in_time_may_have_run(kind):
-    async with Server("hang") as server, opened(kind, server.url, seconds=0.1) as transport:
+    async with Server("hang") as server, opened(kind, server.url, seconds=0.5) as transport:
         with pytest.raises(TransportError) as caught:
             await transport.invoke(b"{}")
         assert caught.value.sent
-        assert len(server.requests) == 1
+        await until(lambda: len(server.requests) == 1)
 
 
 @both
@@ -227,7 +229,9 @@ async def test_an_answer_that_was_given_up_does_not_reach_the_next_request():
 async def test_a_connection_that_the_server_closed_is_not_used_again():
     async with Server("say goodbye") as server, opened("fast", server.url) as transport:
         await transport.invoke(b"{}")
-        await asyncio.sleep(0.05)
+        await until(lambda: server.ended == 1)
+        for _ in range(10):  # until the client has heard of it, which is at its next look
+            await asyncio.sleep(0.001)
         await transport.invoke(b"{}")
     assert server.connections == 2
 

@@ -160,9 +160,12 @@ def test_the_first_call_runs_on_any_budget():
     assert len(ask(made(), event(f.nap, [0.01] * 5, budget=0.0)).outcomes) == 1
 
 
-def test_near_the_functions_timeout_it_answers_with_what_is_done():
-    answer = ask(made(), event(f.nap, [0.1] * 100), seconds=1.5)
-    assert 1 <= len(answer.outcomes) < 100
+def test_near_the_functions_timeout_it_answers_with_what_is_done(tmp_path):
+    """In time that each call takes a tenth of a second of."""
+    path = str(tmp_path / "marks")
+    answer = made().handle(event(f.mark, [path] * 100), lambda: 1.5 - 0.1 * len(f.lines(path)))
+    answer = calls.load_answer(envelope.open_answer(json.dumps(answer).encode()), NAMES)
+    assert 5 <= len(answer.outcomes) < 15
     assert all(ok for ok, _ in answer.outcomes)
 
 
@@ -198,7 +201,7 @@ def test_a_timeout_of_the_users_own_is_the_users_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     import lambda_own
 
-    [error] = values(ask(made(ASYNCPAR_ALLOW="lambda_own:own"), event(lambda_own.own, [1], timeout=5)))
+    [error] = values(ask(made(ASYNCPAR_ALLOW="lambda_own:own"), event(lambda_own.own, [1], timeout=25)))
     assert (type(error), str(error)) == (TimeoutError, "mine")
     sys.modules.pop("lambda_own", None)
 
@@ -260,11 +263,12 @@ def test_a_replayed_request_is_not_run_again(tmp_path):
     assert f.lines(path) == ["x"]
 
 
-def test_nonces_are_forgotten_when_their_requests_have_expired():
-    at = made()
+def test_nonces_are_forgotten_when_their_requests_have_expired(monkeypatch):
+    at, now = made(), time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
     for number in range(3):
-        ask(at, event(f.square, [1], nonce=str(number), expires=time.time() - envelope.SKEW + 0.05))
-        time.sleep(0.06)
+        ask(at, event(f.square, [1], nonce=str(number), expires=now - envelope.SKEW + 0.05))
+        now += 0.06
     assert len(at.seen) == 1
 
 

@@ -21,9 +21,9 @@ ASYNCPAR = Path(sys.executable).with_name("asyncpar")
 def asyncpar_mpi(folder, *arguments):
     """Run `asyncpar mpi`."""
     done = subprocess.run(
-        ["timeout", "--kill-after=5", "50", str(ASYNCPAR), "mpi", *map(str, arguments)],
+        ["timeout", "--kill-after=5", "150", str(ASYNCPAR), "mpi", *map(str, arguments)],
         cwd=folder, env=mpi_jobs.environment(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=58, check=False,
+        timeout=170, check=False,
     )  # fmt: skip
     return mpi_jobs.Job(done.returncode, done.stdout, done.stderr)
 
@@ -64,7 +64,7 @@ def test_the_example_runs_on_ranks_as_it_does_here(tmp_path):
     there = asyncpar_mpi(tmp_path, "-n", 3, example, "--batches", 16)
     here = subprocess.run(
         [sys.executable, str(example), "--batches", "16"], env=mpi_jobs.environment(tmp_path), cwd=tmp_path,
-        capture_output=True, text=True, timeout=50, check=False,
+        capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert there.code == here.returncode == 0, there.err + here.stderr
     assert there.out == here.stdout
@@ -138,10 +138,10 @@ everything = MPI.COMM_WORLD.gather(workers)
 if everything:
     print(everything)
 """)
-    line = ["timeout", "50", mpi_jobs.MPIEXEC, "-n", "5", sys.executable, "-m", "mpi4py", "spmd.py"]
+    line = ["timeout", "150", mpi_jobs.MPIEXEC, "-n", "5", sys.executable, "-m", "mpi4py", "spmd.py"]
     done = subprocess.run(
         [str(word) for word in line], cwd=tmp_path, env=mpi_jobs.environment(tmp_path), stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=58, check=False,
+        capture_output=True, text=True, timeout=170, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[[2, 2], [1, 1], [], [], []]\n"

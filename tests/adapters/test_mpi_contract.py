@@ -9,6 +9,7 @@ pytest.importorskip("mpi4py", reason="needs the extra 'mpi'")
 from tests.adapters import mpi_jobs
 
 
+@pytest.mark.timeout(300)
 def test_the_pool_keeps_the_contract(tmp_path):
     """All of it: nothing is skipped, and nothing is left behind by any test."""
     inner = mpi_jobs.ROOT / "tests/adapters/mpi_contract.py"
@@ -22,7 +23,7 @@ def test_the_pool_keeps_the_contract(tmp_path):
         mpi_jobs.ROOT / "pyproject.toml",
     ]
     done = mpi_jobs.run(
-        5, "-m", "pytest", inner, *options, f"--basetemp={tmp_path / 'inner'}", folder=tmp_path
+        5, "-m", "pytest", inner, *options, f"--basetemp={tmp_path / 'inner'}", folder=tmp_path, seconds=250
     )
     assert done.code == 0, done.out + done.err
     assert " passed" in done.out

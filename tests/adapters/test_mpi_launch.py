@@ -40,7 +40,7 @@ def by_itself(folder, text, **environ):
     """Run a script as a process that thinks that a launcher made it."""
     done = subprocess.run(
         [sys.executable, "-m", "asyncpar_mpi", mpi_jobs.script(folder, text)],
-        cwd=folder, env=mpi_jobs.environment(folder) | environ, capture_output=True, text=True, timeout=50, check=False,
+        cwd=folder, env=mpi_jobs.environment(folder) | environ, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     return mpi_jobs.Job(done.returncode, done.stdout, done.stderr)
 
@@ -48,12 +48,12 @@ def by_itself(folder, text, **environ):
 def signalled(folder, text, number):
     """Start a job, send its launcher a signal once it has results, and wait for its end."""
     process = mpi_jobs.start(3, mpi_jobs.script(folder, text), folder=folder)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while not (folder / "begun").exists() and time.monotonic() < end:
         time.sleep(0.01)
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as children:
         os.kill(int(children.read().split()[0]), number)
-    out, err = process.communicate(timeout=50)
+    out, err = process.communicate(timeout=150)
     return mpi_jobs.Job(process.returncode, out, err)
 
 
@@ -185,7 +185,7 @@ async def main():
     async with asyncpar.open_pool() as pool:
         await pool.run(break_it)
         await pool.run(break_it)
-        await asyncio.sleep(30)
+        await asyncio.sleep(100)
 """
     done = job(tmp_path, text, ranks=2)
     assert done.code not in (0, 124, 137)
@@ -221,7 +221,7 @@ def test_a_second_sigterm_ends_a_job_that_does_not_come_to_its_end(tmp_path):
 async def main():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(40)
+    time.sleep(100)
 """
     done = job(tmp_path, text)
     assert done.code in (signal.SIGTERM, 128 + signal.SIGTERM)
@@ -243,8 +243,7 @@ async def numbers():
     for i in range(100_000):
         yield i
 
-async def until_drained(results):
-    got = []
+async def until_drained(results, got):
     try:
         async for value in results:
             got.append(value)
@@ -255,9 +254,12 @@ async def until_drained(results):
 async def main():
     async with asyncpar.open_pool() as pool:
         maps = [pool.map(work, range(100_000)), pool.map(work, numbers(), ordered=False), pool.map(work, numbers())]
-        readers = [asyncio.create_task(until_drained(results)) for results in maps]
-        retried = asyncio.create_task(until_drained(pool.map(fail, [1], retries=10**6, retry_on=ConnectionError)))
-        await asyncio.sleep(0.5)
+        got = [[] for _ in maps]
+        readers = [asyncio.create_task(until_drained(*each)) for each in zip(maps, got)]
+        again = pool.map(fail, [1], retries=10**6, retry_on=ConnectionError)
+        retried = asyncio.create_task(until_drained(again, []))
+        while not all(got) or not again.statistics().retried:
+            await asyncio.sleep(0.01)
         calls = [asyncio.create_task(pool.run(work, i)) for i in range(20)]
         await asyncio.sleep(0.01)
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -313,6 +315,9 @@ async def main():
 def test_a_stopped_rank_is_caught_by_the_timeout(tmp_path):
     """SIGSTOP: it says nothing more, but its call ends, and so does the job."""
     text = """
+def warm(x):
+    return x
+
 def stop(x):
     if x == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -320,7 +325,8 @@ def stop(x):
 
 async def main():
     async with asyncpar.open_pool() as pool:
-        got = await pool.map(stop, range(6), timeout=0.5, return_exceptions=True)
+        await pool.map(warm, range(10))  # the script's functions are there
+        got = await pool.map(stop, range(6), timeout=1, return_exceptions=True)
         print([type(x).__name__ for x in got])
 """
     done = job(tmp_path, text)

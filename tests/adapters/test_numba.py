@@ -126,7 +126,7 @@ PARALLEL = """
         return kernels.sum_squares(array)
 
     async def main():
-        arrays = [np.ones(100_000)] * 100
+        arrays = [np.ones(100_000)] * {many}
         async with {pool} as pool:
             {before}
             for function in (kernels.sum_squares, kernels.rooted, by_name):
@@ -138,9 +138,11 @@ PARALLEL = """
 """
 
 
-def run_on_workqueue(pool: str, before: str = "", after: str = "") -> subprocess.CompletedProcess[str]:
+def run_on_workqueue(
+    pool: str, before: str = "", after: str = "", many: int = 100
+) -> subprocess.CompletedProcess[str]:
     """Run many parallel kernels from two threads, where numba has no other layer."""
-    program = textwrap.dedent(PARALLEL).format(pool=pool, before=before, after=after)
+    program = textwrap.dedent(PARALLEL).format(pool=pool, before=before, after=after, many=many)
     environment = os.environ | {
         "NUMBA_THREADING_LAYER": "workqueue",
         "NUMBA_NUM_THREADS": "2",
@@ -152,13 +154,13 @@ def run_on_workqueue(pool: str, before: str = "", after: str = "") -> subprocess
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=150,
     )
 
 
 def test_on_workqueue_two_threads_with_parallel_kernels_end_the_process():
     """What the pool is for: numba aborts on a plain ThreadPool."""
-    done = run_on_workqueue("asyncpar.ThreadPool(2)")
+    done = run_on_workqueue("asyncpar.ThreadPool(2)", many=20_000)  # the first two that meet end it
     assert done.returncode == -signal.SIGABRT
     assert "Concurrent access has been detected" in done.stderr
 

@@ -26,11 +26,11 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=250,
     )
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_pool_keeps_the_contract_on_the_simulator():
     """Nothing is skipped but what the pool does not promise, and nothing is left behind by any test."""
     done = run(
@@ -40,7 +40,7 @@ def test_the_pool_keeps_the_contract_on_the_simulator():
     assert " passed" in done.stdout
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_pool_keeps_the_contract_on_a_software_driver(tmp_path):
     """Streams, events, faults and memory are numba-cuda's own then, over CUDA's driver interface."""
     if find_spec("numba_cuda") is None:

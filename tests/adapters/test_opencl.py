@@ -298,7 +298,7 @@ async def test_calls_with_equal_shapes_run_as_one():
 
 async def test_a_batch_that_is_not_full_leaves_when_its_time_is_over():
     """And a function that knows nothing of batches is told."""
-    async with OpenCLPool(streams=1, batch=4, batch_wait=0.001) as pool:
+    async with OpenCLPool(streams=1, batch=4, batch_wait=0.02) as pool:
         np.testing.assert_array_equal(await pool.run(twice, np.ones(2, np.float32)), [2, 2])
         calls = [pool.run(lambda x: 1.5, np.ones(2, np.float32)) for _ in range(2)]
         assert await asyncio.gather(*calls) == [1.5, 1.5]  # two functions: not stacked

@@ -36,7 +36,7 @@ crawler = Crawler(parse, Get(), start=["{start}"], store="out.sqlite", workers=1
 def asyncpar(folder, *arguments):
     return subprocess.run(
         [sys.executable, "-m", "asyncpar", "scrape", *arguments], cwd=folder, capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}, timeout=50,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}, timeout=150,
     )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ async def test_a_bad_page_costs_itself(tmp_path):
     async with scrape_site.Site(20) as site:
         crawler = Crawler(
             scrape_job.faulty, scrape_job.Get(), start=[site.url(n) for n in range(9)], depth=0, store=store,
-            workers=2, parse_timeout=1.0,
+            workers=2, parse_timeout=3.0,
         )  # fmt: skip
         await crawler.run()
         failed = await to_thread(failures, store)
@@ -64,7 +64,7 @@ async def test_a_bad_page_costs_itself(tmp_path):
         assert re.match(r"WorkerLostError: .*SIGSEGV", failed["4"])
         assert (
             failed["5"]
-            == "CallTimeoutError: asyncpar_scrape.parsing.parse_page ran longer than timeout=1 seconds"
+            == "CallTimeoutError: asyncpar_scrape.parsing.parse_page ran longer than timeout=3 seconds"
         )
         assert failed["6"].startswith("SerializationError: ")
         assert len(failed) == 4

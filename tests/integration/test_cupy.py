@@ -112,7 +112,7 @@ async def test_an_actor_keeps_its_state_on_the_device():
 
 
 async def test_calls_of_one_function_are_stacked():
-    async with CuPyPool(batch=8, batch_wait=0.05, streams=1) as gpu:
+    async with CuPyPool(batch=8, batch_wait=30, streams=1) as gpu:
         got = await asyncpar.gather(*(gpu.run(f.double, np.full(4, i)) for i in range(16)))
         assert [list(row) for row in got] == [[2 * i] * 4 for i in range(16)]
         assert 0 < gpu.statistics().batches <= 8

@@ -22,7 +22,7 @@ from tests.integration.engine_tests import EngineTests  # noqa: E402
 from tests.programs import ROOT, output_of  # noqa: E402
 from tests.test_docs import engine_programs as programs  # noqa: E402
 
-pytestmark = [pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +65,18 @@ class TestSpecifics(EngineTests):
     async def test_a_call_that_runs_cannot_be_stopped_and_holds_its_place(self, tmp_path: Path):
         path = str(tmp_path / "marks")
         async with self.make_pool() as pool:
-            call = asyncio.ensure_future(pool.run(f.nap_and_mark, path, 0.6))
-            while not pool._futures:
+            call = asyncio.ensure_future(pool.run(f.hold_and_mark, path))
+            while not f.lines(f"{path}.begun"):
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.2)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-            assert f.lines(path) == []
+            assert f.lines(f"{path}.ended") == []
             assert pool.statistics().running == 1
+            f.release(path)
             while pool.statistics().running:
                 await asyncio.sleep(0.01)
-            assert f.lines(path) == ["x"]
+            assert f.lines(f"{path}.ended") == ["x"]
 
     async def test_there_are_no_actors(self):
         async with self.make_pool() as pool:

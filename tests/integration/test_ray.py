@@ -24,7 +24,7 @@ from tests.integration.engine_tests import EngineTests  # noqa: E402
 from tests.programs import output_of  # noqa: E402
 from tests.test_docs import engine_programs as programs  # noqa: E402
 
-pytestmark = [pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

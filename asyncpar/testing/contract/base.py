@@ -55,8 +55,8 @@ def raises(error: type[BaseException] | tuple[type[BaseException], ...], match: 
     return pytest.raises(error, match=match or None)
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Wait until something is true; fail if it does not become so."""
+async def until(condition: Callable[[], object], seconds: float = 50.0) -> None:
+    """Wait until something is true; fail if it does not become so, in a time that no busy machine takes."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about"

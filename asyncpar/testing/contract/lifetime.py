@@ -44,7 +44,8 @@ class LifetimeContract(Contract):
 
     async def test_closing_ends_what_waits_and_what_runs(self) -> None:
         async with self.make_pool() as pool:
-            calls = [asyncio.ensure_future(pool.run(f.nap, 0.05)) for _ in range(10)]
+            many = 10 + 4 * pool.workers  # some wait, however late this goes on
+            calls = [asyncio.ensure_future(pool.run(f.nap, 0.05)) for _ in range(many)]
             await asyncio.sleep(0.02)
         done = await asyncio.gather(*calls, return_exceptions=True)
         assert all(value == 0.05 or isinstance(value, asyncpar.PoolClosedError) for value in done)
