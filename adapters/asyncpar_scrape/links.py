@@ -22,6 +22,14 @@ ODD = re.compile(r"//|(?:^|/)\.")
 """What joining changes: empty parts and dots. Hidden files go the long way, too."""
 
 
+def address(url: str) -> str:
+    """What ``addresses.canonical`` gives, the cheap way where it goes.
+
+    :raises ValueError: it is not an absolute address of http or https
+    """
+    return NOWHERE.plain(url) or canonical(url)
+
+
 class Base:
     """Where links are seen from.
 
@@ -33,7 +41,7 @@ class Base:
     def __init__(self, url: str) -> None:
         self.address, self.site, self._folders = "", "", [""]
         # a host that is none may show at the second look only
-        self.address = self._plain(url) or _canonical(_canonical(url))
+        self.address = self.plain(url) or _canonical(_canonical(url))
         self.site = "/".join(self.address.split("/", 3)[:3])
         path = self.address[len(self.site) :].partition("?")[0]
         if PLAIN.fullmatch(path) and not ODD.search(path):
@@ -42,10 +50,10 @@ class Base:
     def join(self, target: str) -> str:
         """The canonical address of a link; ``""`` if that is none of http or https."""
         target = target.strip()
-        address = target.partition("#")[0]
-        return (self._plain(address) if address else self.address) or self._long(target)
+        whole = target.partition("#")[0]
+        return (self.plain(whole) if whole else self.address) or self._long(target)
 
-    def _plain(self, address: str) -> str:
+    def plain(self, address: str) -> str:
         """The cheap way; ``""`` where it does not go."""
         found = LINK.fullmatch(address)
         if found is None:
@@ -92,3 +100,7 @@ def _canonical(url: str) -> str:
         return canonical(url)
     except ValueError:
         return ""
+
+
+NOWHERE = Base("")
+"""Where only absolute addresses are seen from."""

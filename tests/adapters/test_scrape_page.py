@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asyncpar_scrape import Fetcher, Page
 from asyncpar_scrape.addresses import canonical
 from asyncpar_scrape.charsets import charset_of, codec
-from asyncpar_scrape.links import Base
+from asyncpar_scrape.links import Base, address
 from tests.adapters.scrape_faults import Faults, answer
 
 AT = "http://a.test/docs/index.html"
@@ -255,6 +255,16 @@ def test_the_cheap_way_leads_to_the_same(base, target):
     except ValueError:
         long = ""
     assert Base(base).join(target) == long
+
+
+@given(st.one_of(BASES, ANY, st.tuples(st.just("http://h.test:80/"), USUAL).map("".join)))
+def test_an_address_by_itself(url):
+    """The cheap way is the same here, too."""
+    try:
+        found = address(url)
+    except ValueError:
+        found = ""
+    assert found == canonical_or_none(url)
 
 
 @given(BASES)
