@@ -25,9 +25,13 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
 		printf '  make %-12s %s\n' "$$target" "$$text"; done
 
-demo: .venv/demo/stamp ## count the standard library's functions, on every core, and on a Lambda on this machine
+demo: .venv/demo/stamp ## count the standard library's functions, on every core, and on a Lambda on this machine; crawl documentation
 	@.venv/demo/bin/asyncpar demo $(ARGS)
 	@echo && .venv/demo/bin/asyncpar demo $(ARGS) --pool lambda
+	@$(MAKE) --no-print-directory .venv/demo/docs.whl || echo "It cannot be had: the example's own pages are crawled."
+	@echo "The documentation of a library, crawled on this machine and searched (examples/search_docs.py):"
+	@if test -f .venv/demo/docs.whl; then set -- .venv/demo/docs.whl sprite collision; fi; \
+		.venv/demo/bin/python examples/search_docs.py "$$@"
 
 test: python ## the tests: all on one version of Python, the core's on each other of 3.11, 3.12 and 3.13 that is found
 	@echo "Testing on Python $(strip $(main) $(others))$(if $(missing),; not found: $(strip $(missing)))"
@@ -84,8 +88,15 @@ python:
 
 # A stamp is newer than what its environment was made from.
 .venv/demo/stamp: $(inputs) | python
-	@scripts/make-venv .venv/demo "$(main_python)" --editable '.[fast,cli,web,lambda-local]'
+	@scripts/make-venv .venv/demo "$(main_python)" --editable '.[fast,cli,web,lambda-local,scrape]'
 	@touch $@
+
+# A wheel with documentation in it, of which nothing else is used: so any machine takes the same one.
+.venv/demo/docs.whl: .venv/demo/stamp
+	@echo && echo "Downloading the documentation of pygame-ce (12 MB) ..."
+	@.venv/demo/bin/python -m pip download --quiet --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--python-version 3.11 --platform manylinux2014_x86_64 --dest .venv/demo/docs pygame-ce==2.5.8
+	@mv .venv/demo/docs/*.whl $@
 
 .venv/bench/stamp: $(inputs) benchmarks/requirements.txt | python
 	@scripts/make-venv .venv/bench "$(main_python)" --editable '.[fast]' --requirement benchmarks/requirements.txt

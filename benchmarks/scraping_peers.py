@@ -40,6 +40,15 @@ def extract(html):
 
 
 def parse(page):
+    """As a user writes it."""
+    busy()
+    for item in page.css(".item"):
+        yield {"name": item.css("h3::text").get(), "price": item.css(".price::text").get()}
+    yield from page.follow_links()
+
+
+def parse_raw(page):
+    """As the loop by hand does it."""
     from asyncpar_scrape import Link
 
     items, links = extract(page.html)
@@ -49,10 +58,31 @@ def parse(page):
         yield Link(root + link)
 
 
-async def asyncpar_crawl(root):
-    import aiohttp
-
+async def crawled(parse, fetch, root):
     from asyncpar_scrape import Crawler
+
+    with tempfile.TemporaryDirectory() as folder:
+        crawler = Crawler(
+            parse, fetch, start=[root + "/0"], store=folder + "/store", concurrency=AT_ONCE, per_host=1000
+        )
+        done = await crawler.run()
+    return done.pages, done.items
+
+
+async def asyncpar_crawl(root):
+    """The crawler with its own client and pages."""
+    from asyncpar_scrape import Fetcher
+
+    fetch = Fetcher(
+        "bench/1.0 (bench@example.org)", concurrency=AT_ONCE, per_host=AT_ONCE, delay=0, robots=False,
+        allow_private=True,
+    )  # fmt: skip
+    return await crawled(parse, fetch, root)
+
+
+async def asyncpar_raw(root):
+    """The crawler with the client and the parser of the loop by hand."""
+    import aiohttp
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=AT_ONCE)) as session:
 
@@ -60,12 +90,7 @@ async def asyncpar_crawl(root):
             async with session.get(url) as answer:
                 return Body(url, await answer.read())
 
-        with tempfile.TemporaryDirectory() as folder:
-            crawler = Crawler(
-                parse, fetch, start=[root + "/0"], store=folder + "/store", concurrency=AT_ONCE, per_host=1000
-            )
-            done = await crawler.run()
-    return done.pages, done.items
+        return await crawled(parse_raw, fetch, root)
 
 
 async def by_hand(root):
@@ -121,6 +146,7 @@ def scrapy(root):
         {
             "CONCURRENT_REQUESTS": AT_ONCE, "CONCURRENT_REQUESTS_PER_DOMAIN": AT_ONCE, "LOG_LEVEL": "ERROR",
             "ROBOTSTXT_OBEY": False, "TELNETCONSOLE_ENABLED": False, "DOWNLOAD_DELAY": 0,
+            "ASYNCIO_EVENT_LOOP": "uvloop.Loop",
         }
     )  # fmt: skip
     process.crawl(Spider)
@@ -129,12 +155,25 @@ def scrapy(root):
 
 
 async def crawlee(root):
+    from crawlee.storage_clients import MemoryStorageClient
+
+    return await crawlee_with(root, MemoryStorageClient())
+
+
+async def crawlee_on_disk(root):
+    """Its default: a file for each address."""
+    from crawlee.storage_clients import FileSystemStorageClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        return await crawlee_with(root, FileSystemStorageClient(), storage_dir=folder)
+
+
+async def crawlee_with(root, client, **settings):
     import logging
 
     from crawlee import ConcurrencySettings
     from crawlee.configuration import Configuration
     from crawlee.crawlers import ParselCrawler
-    from crawlee.storage_clients import MemoryStorageClient
 
     counts = [0, 0]
     logging.disable(logging.WARNING)
@@ -142,7 +181,7 @@ async def crawlee(root):
         concurrency_settings=ConcurrencySettings(
             min_concurrency=AT_ONCE, desired_concurrency=AT_ONCE, max_concurrency=AT_ONCE
         ),
-        storage_client=MemoryStorageClient(), configuration=Configuration(), configure_logging=False,
+        storage_client=client, configuration=Configuration(**settings), configure_logging=False,
     )  # fmt: skip
 
     @crawler.router.default_handler
@@ -161,7 +200,14 @@ async def crawlee(root):
     return counts
 
 
-PEERS = {"asyncpar": asyncpar_crawl, "by hand": by_hand, "Scrapy": scrapy, "Crawlee": crawlee}
+PEERS = {
+    "asyncpar": asyncpar_crawl,
+    "asyncpar, raw": asyncpar_raw,
+    "by hand": by_hand,
+    "Scrapy": scrapy,
+    "Crawlee": crawlee,
+    "Crawlee, on disk": crawlee_on_disk,
+}
 
 
 def main() -> None:

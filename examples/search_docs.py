@@ -1,9 +1,9 @@
 """Crawl HTML documentation, served on this machine, into a SQLite index with full text, headings and links; then search.
 
-    python search_docs.py [FOLDER [WORDS]]
+    python search_docs.py [DOCS [WORDS]]
 
-FOLDER is one with an index.html, such as /usr/share/doc/python3.11/html of Debian's python3.11-doc. The default is a few
-pages that come with this example.
+DOCS is a folder with an index.html, such as /usr/share/doc/python3.11/html of Debian's python3.11-doc, or a wheel that has
+one in it: `pip download --no-deps pygame-ce` gets such a wheel. The default is a few pages that come with this example.
 """
 
 import functools
@@ -12,76 +12,31 @@ import sqlite3
 import sys
 import tempfile
 import threading
+import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple, Self
-from urllib.parse import urljoin
-
-import aiohttp
+from typing import Any
 
 import asyncpar
-from asyncpar_scrape import Crawler, Link
-
-
-class Page(NamedTuple):
-    """What was fetched."""
-
-    url: str
-    html: str
-
-
-class Fetch:
-    """A client that is opened and closed with the crawl."""
-
-    async def __aenter__(self) -> Self:
-        self.session = await aiohttp.ClientSession(raise_for_status=True).__aenter__()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.session.close()
-
-    async def __call__(self, url: str) -> Page:
-        async with self.session.get(url) as answer:
-            return Page(str(answer.url), await answer.text())
-
-
-class Reader(HTMLParser):
-    """Collects title, headings, links and text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside: list[str] = []
-        self.links: list[str] = []
-        self.text = {"title": "", "headings": "", "body": ""}
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.inside.append(tag)
-        if tag == "a":
-            self.links.append(dict(attributes).get("href") or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        while self.inside and self.inside.pop() != tag:  # tags such as <br> have no end
-            pass
-
-    def handle_data(self, data: str) -> None:
-        inside = set(self.inside)
-        if inside & {"script", "style"}:
-            return
-        where = "title" if "title" in inside else "headings" if inside & {"h1", "h2", "h3"} else "body"
-        self.text[where] += data + " "
+from asyncpar_scrape import Crawler, Fetcher, Page
 
 
 def parse(page: Page) -> Iterator[Any]:  # on the worker processes
-    reader = Reader()
-    reader.feed(page.html)
-    root = page.url.split("/", 3)[:3]
-    found = {urljoin(page.url, link).partition("#")[0] for link in reader.links}
-    links = sorted(link for link in found if link.split("/", 3)[:3] == root and link.endswith(".html"))
-    text = {name: " ".join(value.split()) for name, value in reader.text.items()}
-    yield {"url": page.url, "links": links} | text
-    yield from map(Link, links)
+    links = [link for link in page.follow_links() if link.endswith(".html")]
+    yield {
+        "url": page.url,
+        "title": page.css("title::text").get(""),
+        "headings": text_of(page.css("h1, h2, h3")),
+        "body": text_of(page.css("[role=main]") or page.css("body")),
+        "links": links,
+    }
+    yield from links
+
+
+def text_of(selected: Any) -> str:
+    texts = selected.xpath(".//text()[not(parent::script or parent::style)]").getall()
+    return " ".join(" ".join(texts).replace("¶", "").split())  # Sphinx's mark of a link to a heading
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -94,7 +49,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @asynccontextmanager
-async def served(folder: str | Path) -> AsyncIterator[str]:
+async def served(folder: Path) -> AsyncIterator[str]:
     """The folder at an address of this machine."""
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Handler, directory=folder)
@@ -108,16 +63,16 @@ async def served(folder: str | Path) -> AsyncIterator[str]:
             thread.join()
 
 
-async def index(folder: str | Path, store: str, database: str) -> None:
+async def index(folder: Path, store: str, database: str) -> None:
     """Crawl, and keep in the database what searches need."""
+    # It is our own server: it is asked without pauses, and may be on this machine.
+    fetch = Fetcher("docs-example/1.0 (me@example.org)", delay=0, allow_private=True)
     with closing(sqlite3.connect(database, isolation_level=None)) as db:
         db.execute("CREATE VIRTUAL TABLE pages USING fts5(url UNINDEXED, title, headings, body)")
         db.execute("CREATE TABLE links (source, target)")
         async with (
             served(folder) as root,
-            Crawler(
-                parse, Fetch(), start=[f"{root}/index.html"], store=store, progress=sys.stderr.isatty()
-            ) as crawl,
+            Crawler(parse, fetch, start=[f"{root}/index.html"], store=store) as crawl,
         ):
             db.execute("BEGIN")
             async for item in crawl:
@@ -131,9 +86,8 @@ async def index(folder: str | Path, store: str, database: str) -> None:
                 )
             db.execute("COMMIT")
             done = crawl.statistics()
-    print(
-        f"{done.pages} pages, {done.failed} failed", f"in {done.seconds:.1f} s" if sys.stderr.isatty() else ""
-    )
+        [(links,)] = db.execute("SELECT count(*) FROM links")
+    print(f"{done.pages} pages, {links:,} links between them, {done.failed} failed")
 
 
 def search(database: str, words: str) -> None:
@@ -142,16 +96,29 @@ def search(database: str, words: str) -> None:
         SELECT title, url, snippet(pages, 3, '[', ']', '…', 8), (SELECT count(*) FROM links WHERE target = url) AS linked
         FROM pages WHERE pages MATCH ? ORDER BY bm25(pages, 0, 10, 5, 1) * ln(2 + linked) LIMIT 5
     """
+    print(f"\n{words}:")
     with closing(sqlite3.connect(database)) as db:
         for title, url, snippet, linked in db.execute(query, [words]):
-            print(f"{title} ({url}, {linked} links to it): {snippet}")
+            print(f"  {title} ({url}, {linked} links to it): {snippet}")
+
+
+def unpacked(wheel: Path, folder: Path) -> Path:
+    """The folder of a wheel's uppermost index.html."""
+    with zipfile.ZipFile(wheel) as archive:
+        pages = [name for name in archive.namelist() if name.endswith("/index.html")]
+        if not pages:
+            sys.exit(f"{wheel} has no documentation in it: give a folder with an index.html")
+        docs = min(pages, key=len).removesuffix("index.html")
+        archive.extractall(folder, [name for name in archive.namelist() if name.startswith(docs)])
+    return folder / docs
 
 
 def main() -> None:
     """Index, then search."""
-    folder = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_suffix("")
+    docs = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_suffix("")
     words = " ".join(sys.argv[2:]) or "event loop"
     with tempfile.TemporaryDirectory() as made:
+        folder = unpacked(docs, Path(made)) if docs.is_file() else docs
         asyncpar.run(index, folder, f"{made}/crawl.sqlite", f"{made}/search.sqlite")
         search(f"{made}/search.sqlite", words)
 

@@ -2,7 +2,7 @@
 
 fetcher    the client: Fetcher. Beside it: hosts and turns (politeness), robots, exchange and bodies (one request,
            within bounds), addresses, failures
-page       what it gives: Page
+page       what it gives: Page. Beside it: charsets, links, structured (JSON-LD, microdata), tables
 crawler    the pipeline: Crawler
 parsing    the worker's side: runs the parser
 sitemap    the same for sitemaps

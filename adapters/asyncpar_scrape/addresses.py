@@ -38,21 +38,6 @@ def number_of(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True)
 
 
-def address_of(url: str) -> Address:
-    """An address as it is asked, and the number that it has in common with all that mean the same.
-
-    Asked is what was written, without a fragment, of the host in its canonical form: servers may care about the order of a
-    query.
-
-    :raises ValueError: it is not an absolute address of http or https
-    """
-    known = canonical(url)
-    if url != known:
-        parts = urlsplit(url)
-        url = f"{host_of(known)}{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
-    return str(url), number_of(known)
-
-
 def host_of(url: str) -> str:
     """Scheme, host and port of a canonical address: what has one robots.txt and is asked politely as one."""
     return "/".join(url.split("/", 3)[:3])

@@ -13,11 +13,11 @@ from cyclopts import App, Parameter
 import asyncpar
 from asyncpar.cli.errors import CommandError, exit_codes
 from asyncpar_scrape import database
-from asyncpar_scrape.addresses import address_of
 from asyncpar_scrape.crawler import Crawler, CrawlStatistics
 from asyncpar_scrape.database import StoreError
 from asyncpar_scrape.fetcher import FetcherOptions
 from asyncpar_scrape.flat import record
+from asyncpar_scrape.links import address_of
 from asyncpar_scrape.output import export as write_out
 
 Flag = Annotated[bool, Parameter(negative="")]

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple, Self, Unpack
 import asyncpar
 from asyncpar.errors import BrokenPoolError, PoolClosedError
 from asyncpar_scrape import memory
-from asyncpar_scrape.addresses import Address, address_of, host_of
+from asyncpar_scrape.addresses import Address, host_of
 from asyncpar_scrape.database import SITEMAP, StoreError
 from asyncpar_scrape.display import Display
 from asyncpar_scrape.failures import FetchError
 from asyncpar_scrape.fetcher import Fetcher, FetcherOptions
 from asyncpar_scrape.frontier import Entry, Outcome
+from asyncpar_scrape.links import address_of
 from asyncpar_scrape.parsing import parse_page
 from asyncpar_scrape.sitemap import read_sitemap
 from asyncpar_scrape.store import Store

@@ -8,14 +8,15 @@ from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from asyncpar_scrape.addresses import canonical, host_of
+from asyncpar_scrape.charsets import charset_of
+from asyncpar_scrape.links import Base
 from asyncpar_scrape.parsing import Link
 
 if TYPE_CHECKING:
     from parsel import Selector, SelectorList
 
-PRESCAN = 1024
-"""Bytes in which a charset is looked for, as browsers do (WHATWG HTML, "prescan a byte stream")."""
+JSON = ("application/json", "application/ld+json")
+XML = ("application/xml", "text/xml")
 
 
 class Page:
@@ -51,36 +52,44 @@ class Page:
 
     @cached_property
     def encoding(self) -> str:
-        """The name of the body's charset: by its byte order mark, the header, its meta element; else UTF-8 where it is
-        that, and windows-1252 where it is not.
+        """Python's name of the body's charset: by its byte order mark, the header, its meta element; else UTF-8 where it
+        is that, and windows-1252 where it is not. May be set, before the text is first used.
         """
-        from w3lib.encoding import html_body_declared_encoding, http_content_type_encoding, read_bom
-
-        head = bytes(self.body[:PRESCAN])
-        found = (
-            read_bom(head)[0]
-            or http_content_type_encoding(self.headers.get("content-type"))
-            or html_body_declared_encoding(head)
-        )
-        if found:
-            return found
-        try:
-            str(self.body, "utf-8")
-        except UnicodeDecodeError:
-            return "cp1252"
-        return "utf-8"
+        return charset_of(self.body, self.headers.get("content-type", ""))
 
     @cached_property
     def text(self) -> str:
         """The body as text; what is not valid becomes U+FFFD."""
+        if self.encoding == "gb18030":
+            from w3lib.encoding import to_unicode
+
+            return to_unicode(bytes(self.body), "gb18030")  # GBK's euro sign, which Python's codec has not
         return str(self.body, self.encoding, "replace").removeprefix("\ufeff")
 
     @cached_property
     def selector(self) -> Selector:
-        """The parsed page, as a selector of parsel's, for what ``css`` and ``xpath`` do not have."""
+        """The parsed page, as a selector of parsel's, for what ``css`` and ``xpath`` do not have.
+
+        XML and JSON are read as such where the header says so; JSON has ``selector.jmespath``.
+        """
         from parsel import Selector
 
-        return Selector(self.text, base_url=self.final_url)
+        return Selector(self.text, type=self._type, base_url=self.final_url)
+
+    @property
+    def _type(self) -> str | None:
+        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind in JSON:
+            return "json"
+        return "xml" if kind in XML else "html" if kind else None
+
+    @property
+    def _root(self) -> Any:
+        """The document's element; of JSON one with nothing in it."""
+        from parsel import Selector
+
+        root = self.selector.root
+        return root if hasattr(root, "iter") else Selector("", type="html").root
 
     def css(self, query: str) -> SelectorList[Selector]:
         """What a CSS selector finds; ``::text`` and ``::attr(name)`` select texts and attributes.
@@ -101,18 +110,54 @@ class Page:
 
         :arg same_site: only those of the same host and port. Default, since a crawl of all hosts has no end
         """
-        base = urljoin(self.final_url, self.css("base::attr(href)").get(""))
-        seen: set[str] = set()
-        for target in self.css("a::attr(href), area::attr(href)").getall():
-            url = _joined(base, target)
-            if url and url not in seen and (not same_site or host_of(url) == host_of(self.final_url)):
-                seen.add(url)
+        base, site = self._base, Base(self.final_url).site + "/"
+        found = (one.get("href") for one in self._root.iter("a", "area"))
+        targets = dict.fromkeys(target.partition("#")[0] for target in found if target is not None)
+        for url in dict.fromkeys(map(base.join, targets)):
+            if url and (not same_site or url.startswith(site)):
                 yield Link(url)
+
+    @cached_property
+    def _base(self) -> Base:
+        """Where relative addresses are seen from."""
+        for one in self._root.iter("base"):
+            if (target := one.get("href")) is not None:
+                return Base(_joined(self.final_url, target))
+        return Base(self.final_url)
+
+    def json_ld(self) -> list[dict[str, Any]]:
+        """The objects of its JSON-LD scripts, those of arrays and of ``@graph`` one by one.
+
+        Comments, trailing commas, an HTML comment around and the like are repaired; a script that is no JSON even then
+        is left out.
+        """
+        from asyncpar_scrape.structured import json_ld
+
+        return json_ld(self._root)
+
+    def microdata(self) -> list[dict[str, Any]]:
+        """Its microdata: for each item ``type`` (a list), ``id`` and ``properties`` (a list of values by name).
+
+        A value is a text, an absolute address or an item.
+        """
+        from asyncpar_scrape.structured import microdata
+
+        return microdata(self._root, self._base.address or self.final_url)
+
+    def tables(self, css: str = "table") -> list[list[list[str]]]:
+        """The tables that a CSS selector finds: each a list of rows, of equally many texts. A cell that spans several
+        rows or columns stands in each of them.
+
+        :raises ValueError: the selector is not valid; spans make over a million cells of a small table
+        """
+        from asyncpar_scrape.tables import rows_of
+
+        return [rows_of(table.root) for table in self.css(css)]
 
 
 def _joined(base: str, target: str) -> str:
-    """The canonical address of a link, or nothing."""
+    """The address of a ``base`` element, or the page's own where that is none."""
     try:
-        return canonical(urljoin(base, target.strip()))
+        return urljoin(base, target.strip())
     except ValueError:
-        return ""
+        return base

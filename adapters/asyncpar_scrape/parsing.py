@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from asyncpar_scrape.addresses import Address, address_of
+from asyncpar_scrape.addresses import Address
+from asyncpar_scrape.links import address_of
 
 
 class Link(str):

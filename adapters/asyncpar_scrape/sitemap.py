@@ -7,7 +7,8 @@ import io
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from asyncpar_scrape.addresses import Address, address_of
+from asyncpar_scrape.addresses import Address
+from asyncpar_scrape.links import address_of
 
 if TYPE_CHECKING:
     from asyncpar_scrape.page import Page

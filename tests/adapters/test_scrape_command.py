@@ -13,9 +13,9 @@ from contextlib import closing
 import pytest
 
 from asyncpar_scrape import StoreError
-from asyncpar_scrape.addresses import address_of
 from asyncpar_scrape.database import connect
 from asyncpar_scrape.frontier import Entry, Frontier, Outcome
+from asyncpar_scrape.links import address_of
 from asyncpar_scrape.output import export
 from tests.adapters import scrape_site
 from tests.programs import ROOT

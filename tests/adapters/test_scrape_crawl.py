@@ -13,8 +13,8 @@ from contextlib import closing
 import pytest
 
 from asyncpar_scrape import Crawler, Link, StoreError
-from asyncpar_scrape.addresses import address_of
 from asyncpar_scrape.database import connect, errors
+from asyncpar_scrape.links import address_of
 from asyncpar_scrape.output import texts
 from tests.adapters import scrape_job, scrape_site
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpar_scrape.addresses import address_of, host_of
+from asyncpar_scrape.addresses import host_of
 from asyncpar_scrape.database import SITEMAP, connect, traps
 from asyncpar_scrape.frontier import Frontier, Outcome
 from asyncpar_scrape.hosts import Hosts
+from asyncpar_scrape.links import address_of
 from asyncpar_scrape.traps import pattern_of
 from tests.programs import ROOT
 
