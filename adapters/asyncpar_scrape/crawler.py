@@ -260,9 +260,7 @@ class Crawler:
         """Seconds for which a page is to wait in the frontier."""
         if self._fetcher is None:
             return 0.0
-        wait = self._fetcher.expect(entry.url)
-        # With one that asks to be left alone for too long its pages fail, as the fetcher says.
-        return wait - LINE_SECONDS if LINE_SECONDS < wait <= self._fetcher.max_retry_after else 0.0
+        return max(0.0, self._fetcher.expect(entry.url) - LINE_SECONDS)
 
     async def _visit(self, entry: Entry) -> list[Any]:
         """Fetch, parse and settle a page; its items. One that is to be tried again has none."""

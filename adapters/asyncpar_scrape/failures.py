@@ -4,6 +4,7 @@ FetchError
 ├── StatusError        an answer of 400 and above, after the retries
 ├── RobotsError        robots.txt forbids it, or could not be read
 ├── AddressError       the address is none of HTTP, or its host is private
+├── HostDownError      the host failed too often in a row
 ├── RedirectError      a loop of redirects, or too many
 ├── TooLargeError      the body is over max_bytes, as it came or decompressed
 ├── ContentTypeError   the answer is of a type that was not asked for
@@ -45,6 +46,10 @@ class RobotsError(FetchError):
 
 class AddressError(FetchError):
     """The address is not http or https, or its host is this machine or in a private network."""
+
+
+class HostDownError(FetchError):
+    """The host has failed ``max_failures`` times in a row, or more, and was not asked. Now and then it is tried."""
 
 
 class RedirectError(FetchError):

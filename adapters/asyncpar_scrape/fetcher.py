@@ -40,6 +40,7 @@ class FetcherOptions(TypedDict, total=False):
     delay: float
     robots: bool
     retries: int
+    max_failures: int
     max_retry_after: float
     max_redirects: int
     max_bytes: int
@@ -68,6 +69,8 @@ class Fetcher:
     :arg delay: seconds between the starts of two requests to a host; a longer Crawl-delay counts
     :arg robots: read and obey robots.txt
     :arg retries: how often a request is made again at most
+    :arg max_failures: failures of a host in a row, about a minute of them, after which its pages fail without a request;
+        each time its pause is over, of a minute at most, one is tried
     :arg max_retry_after: seconds of Retry-After that are waited for; a host that asks for more gives errors meanwhile
     :arg max_redirects: redirects that are followed for one address
     :arg max_bytes: bytes that a body may have, as it comes and decompressed
@@ -90,6 +93,7 @@ class Fetcher:
         delay: float = 0.5,
         robots: bool = True,
         retries: int = 2,
+        max_failures: int = 8,
         max_retry_after: float = 300.0,
         max_redirects: int = 10,
         max_bytes: int = 10_000_000,
@@ -102,7 +106,7 @@ class Fetcher:
         resolver: AbstractResolver | None = None,
     ) -> None:
         self._agent = user_agent = _checked_agent(user_agent)
-        self._turns = Turns(Hosts(per_host, delay), concurrency, max_retry_after)
+        self._turns = Turns(Hosts(per_host, delay, max_failures=max_failures), concurrency, max_retry_after)
         name = user_agent.replace("/", " ").split()[0]
         self._robots = rules.Robots(self._read_robots, name) if robots else None
         self.retries, self.max_retry_after = retries, max_retry_after

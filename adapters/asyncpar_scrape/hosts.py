@@ -38,15 +38,25 @@ class Hosts:
 
     :arg per_host: requests to one host that may run at once, at most
     :arg delay: seconds between the starts of two requests to a host, at least
+    :arg max_failures: failures in a row after which a host is down: until its next pause is over nobody waits for it
     :arg jitter: draws the length of a pause between two bounds; for tests
     """
 
-    def __init__(self, per_host: int = 4, delay: float = 0.5, *, jitter: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        per_host: int = 4,
+        delay: float = 0.5,
+        *,
+        max_failures: int = 8,
+        jitter: random.Random | None = None,
+    ) -> None:
         if per_host < 1:
             raise ValueError(f"per_host must be at least 1, not {per_host}")
         if not 0 <= delay < inf:
             raise ValueError(f"delay must be a number of seconds from 0 on, not {delay}")
-        self.per_host, self.delay = per_host, delay
+        if max_failures < 1:
+            raise ValueError(f"max_failures must be at least 1, not {max_failures}")
+        self.per_host, self.delay, self.max_failures = per_host, delay, max_failures
         self._draw = (jitter or random).uniform
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
 
@@ -58,6 +68,11 @@ class Hosts:
         if known.out >= int(known.room):
             return inf
         return max(0.0, known.free_at - now)
+
+    def is_down(self, host: str, now: float) -> bool:
+        """Whether a host has failed so often in a row that it is not worth waiting for the end of its pause."""
+        known = self._hosts.get(host)
+        return known is not None and known.failures >= self.max_failures and known.free_at > now
 
     def expect(self, host: str, coming: int, now: float) -> float:
         """Seconds until one more request might begin: a guess, from how it went so far.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from math import inf
 
 from asyncpar.limits import Limiter
-from asyncpar_scrape.failures import FetchError
+from asyncpar_scrape.failures import FetchError, HostDownError
 from asyncpar_scrape.hosts import Hosts
 
 
@@ -52,9 +52,12 @@ class Turns:
             self._leave(host, line)
 
     def expect(self, host: str) -> float:
-        """Seconds that one more request would wait for its host, by how it went so far."""
-        line = self._lines.get(host)
-        return self.hosts.expect(host, line.coming if line else 0, time.monotonic())
+        """Seconds that one more request would wait for its host, by how it went so far; 0 if it would fail at once."""
+        line, now = self._lines.get(host), time.monotonic()
+        if self.hosts.is_down(host, now):
+            return 0.0
+        seconds = self.hosts.expect(host, line.coming if line else 0, now)
+        return seconds if seconds <= self._patience else 0.0
 
     async def begin(self, host: str) -> None:
         """Wait until a request may begin, and count it; each needs an ``end``. Cancelling leaves the line.
@@ -74,6 +77,10 @@ class Turns:
         hosts = self.hosts
         while True:
             line.changed.clear()
+            if hosts.is_down(host, time.monotonic()):
+                raise HostDownError(
+                    f"{host} is not asked: it has failed {hosts.max_failures} times in a row, or more; see max_failures="
+                )
             seconds = hosts.wait(host, time.monotonic())
             if seconds == inf:
                 await line.changed.wait()

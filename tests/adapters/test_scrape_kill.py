@@ -1,4 +1,4 @@
-"""A crawl of 200 hosts, one page in fifty faulty, is killed at random moments: every page is accounted for in the end.
+"""A crawl of 200 hosts, 2 % of the pages faulty, is killed at random moments: every page is accounted for in the end.
 
 `make test` crawls 1,500 pages and kills 5 times; `make integration` crawls ASYNCPAR_CRAWL_PAGES, or 20,000, and kills
 22 times. Each run prints the peak memory of the last job.
