@@ -5,10 +5,12 @@ FetchError
 ├── RobotsError        robots.txt forbids it, or could not be read
 ├── AddressError       the address is none of HTTP, or its host is private
 ├── RedirectError      a loop of redirects, or too many
-├── TooLargeError      the body is over max_bytes, as it came or decompressed
+├── TooLargeError      the body is over max_bytes, as it came or decompressed, or the headers over max_headers
 ├── ContentTypeError   the answer is of a type that was not asked for
 ├── FetchTimeoutError  the answer took longer than timeout or stall
 └── TransportError     the connection or its protocol failed, after the retries
+    ├── CertificateError   TLS could not be verified or agreed on; not retried
+    └── UnknownHostError   there is no such host; not retried
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class RedirectError(FetchError):
 
 
 class TooLargeError(FetchError):
-    """The body is larger than ``max_bytes``, as it came or decompressed."""
+    """The body is larger than ``max_bytes``, as it came or decompressed, or the headers than ``max_headers``."""
 
 
 class ContentTypeError(FetchError):
@@ -60,3 +62,11 @@ class FetchTimeoutError(FetchError, TimeoutError):
 
 class TransportError(FetchError):
     """The connection could not be made, could not be verified (TLS), or broke, or what came was not HTTP."""
+
+
+class CertificateError(TransportError):
+    """The host's certificate could not be verified, or there was no TLS in common. It is not tried again."""
+
+
+class UnknownHostError(TransportError):
+    """The name of the host leads nowhere. It is not tried again, unlike a name that could not be looked up."""

@@ -12,23 +12,30 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from asyncpar.errors import PoolClosedError
-from asyncpar_scrape import robots as rules
 from asyncpar_scrape.addresses import canonical, host_of, public_socket
-from asyncpar_scrape.bodies import ENCODINGS
-from asyncpar_scrape.exchange import Answer, Exchange, Pace, retry_after
+from asyncpar_scrape.decoders import accepted
+from asyncpar_scrape.exchange import MOST_HEADERS, Answer, Exchange, Pace, retry_after
 from asyncpar_scrape.failures import (
     AddressError,
+    CertificateError,
     FetchTimeoutError,
     RedirectError,
     StatusError,
     TransportError,
+    UnknownHostError,
 )
 from asyncpar_scrape.hosts import Hosts
+from asyncpar_scrape.inflight import BytesInFlight, Share
 from asyncpar_scrape.page import Page
+from asyncpar_scrape.robots import Robots
+from asyncpar_scrape.robotsfile import MOST_BYTES
 from asyncpar_scrape.turns import Turns
 
 RETRIED = (429, 500, 502, 503, 504)
+NOT_RETRIED = (CertificateError, UnknownHostError)
 CONTACT = re.compile(r"https?://[^\s)]+\.|[^\s@]+@[^\s@]+\.")
+MOST_CHARACTERS = 8192
+"""Of an address; servers answer a longer one with 414 (RFC 9110 asks them for 8,000)."""
 TYPES = ("text/", "application/xhtml+xml", "application/xml", "application/json", "application/ld+json")
 
 
@@ -42,7 +49,7 @@ class Fetcher:
     and time-outs are tried again, when ``Hosts`` allows it; all others are raised at once.
 
     :arg user_agent: the robot's name and where its owner is reached: an address of the web or of mail
-    :arg concurrency: requests at once, of all hosts. Memory holds at most this many bodies of ``max_bytes``
+    :arg concurrency: requests at once, of all hosts
     :arg per_host: requests to one host at once, at most; they begin with 1. Default 4, fewer than a browser's 6
     :arg delay: seconds between the starts of two requests to a host; a longer Crawl-delay counts
     :arg robots: read and obey robots.txt
@@ -50,7 +57,11 @@ class Fetcher:
     :arg max_retry_after: seconds of Retry-After that are waited for; a host that asks for more gives errors meanwhile
     :arg max_redirects: redirects that are followed for one address
     :arg max_bytes: bytes that a body may have, as it comes and decompressed
-    :arg timeout: seconds for one request and its answer, without the waiting for the host's turn
+    :arg bytes_in_flight: bytes of bodies that requests hold while they read them, all together; a body more where none
+        could be read to its end otherwise. Who would hold more stops reading, and its sender has to wait
+    :arg max_headers: bytes that the headers of an answer may have, in 128 of them at most
+    :arg timeout: seconds for one request and its answer, without the waiting for the host's turn, for
+        ``bytes_in_flight`` and for ``bytes_per_second``
     :arg stall: seconds that nothing may come for, and that a connection may take
     :arg bytes_per_second: of all bodies together, compressed; ``None``: as many as come
     :arg content_types: what a Content-Type may begin with; an answer without one is taken
@@ -72,6 +83,8 @@ class Fetcher:
         max_retry_after: float = 300.0,
         max_redirects: int = 10,
         max_bytes: int = 10_000_000,
+        bytes_in_flight: int = 100_000_000,
+        max_headers: int = 65_536,
         timeout: float = 60.0,
         stall: float = 15.0,
         bytes_per_second: float | None = None,
@@ -88,9 +101,11 @@ class Fetcher:
         self._agent = user_agent
         self._turns = Turns(Hosts(per_host, delay), concurrency, max_retry_after)
         name = user_agent.replace("/", " ").split()[0]
-        self._robots = rules.Robots(self._read_robots, name) if robots else None
+        self._robots = Robots(self._read_robots, name) if robots else None
         self._retries, self._max_retry_after = retries, max_retry_after
         self._max_redirects, self._max_bytes = max_redirects, max_bytes
+        self._max_headers = max_headers
+        self._in_flight = BytesInFlight(bytes_in_flight)
         self._timeout, self._stall = timeout, stall
         self._pace = Pace(bytes_per_second)
         self._types = content_types
@@ -103,6 +118,11 @@ class Fetcher:
         """When each host may be asked; times are ``time.monotonic()``'s, hosts are named as ``http://host:port``."""
         return self._turns.hosts
 
+    @property
+    def in_flight(self) -> BytesInFlight:
+        """The bytes of bodies that are held, with their bound."""
+        return self._in_flight
+
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
             limit=0,  # Turns bounds them
@@ -112,12 +132,15 @@ class Fetcher:
         )
         session = aiohttp.ClientSession(
             connector=connector,
-            headers={"User-Agent": self._agent, "Accept-Encoding": ENCODINGS},
+            headers={"User-Agent": self._agent, "Accept-Encoding": accepted()},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            max_line_size=self._max_headers,
+            max_field_size=self._max_headers,
+            max_headers=MOST_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._stall, sock_read=self._stall),
         )
-        self._exchange = Exchange(session, self._timeout, self._types, self._pace)
+        self._exchange = Exchange(session, self._timeout, self._types, self._pace, self._max_headers)
         return self
 
     async def __aexit__(
@@ -133,19 +156,22 @@ class Fetcher:
         :raises FetchError: there is none; see ``asyncpar_scrape.failures``
         :raises PoolClosedError: the fetcher is not open
         """
-        final, answer = await self._follow(url, robots=True)
-        return Page(url, final, answer.status, answer.headers, answer.body)
+        with self._in_flight.share() as share:
+            final, answer = await self._follow(url, share, robots=True)
+            return Page(url, final, answer.status, answer.headers, answer.body)
 
     async def sitemaps(self, url: str) -> list[str]:
-        """The sitemaps that the robots.txt of this address's site names.
+        """The sitemaps that the robots.txt of this address's site names, as absolute addresses of http and https.
 
         :raises RobotsError: it could not be read
         """
         if self._robots is None:
             return []
-        return list((await self._robots.rules(host_of(_checked(url)))).sitemaps)
+        site = host_of(_checked(url))
+        named = (await self._robots.rules(site)).sitemaps()
+        return [found for text in named if (found := _joined(f"{site}/robots.txt", text))]
 
-    async def _follow(self, url: str, *, robots: bool) -> tuple[str, Answer]:
+    async def _follow(self, url: str, share: Share, *, robots: bool) -> tuple[str, Answer]:
         """Ask an address and where it leads."""
         seen: set[str] = set()
         at = url
@@ -159,19 +185,19 @@ class Fetcher:
                 delay = await self._robots.check(host, at)
                 if delay:
                     self._turns.slow_down(host, delay)
-            answer = await self._ask(host, at, robots_file=not robots)
+            answer = await self._ask(host, at, share, robots_file=not robots)
             if answer.location is None:
                 return at, answer
-            at = urljoin(at, answer.location)
+            at = _led(at, answer.location)
         raise RedirectError(f"{url} has more than {self._max_redirects} redirects; see max_redirects=")
 
-    async def _ask(self, host: str, url: str, *, robots_file: bool) -> Answer:
+    async def _ask(self, host: str, url: str, share: Share, *, robots_file: bool) -> Answer:
         """Ask until there is an answer, or no more tries."""
         for left in range(self._retries, -1, -1):
             try:
-                answer, pause = await self._ask_once(host, url, robots_file)
-            except (FetchTimeoutError, TransportError):
-                if not left:
+                answer, pause = await self._ask_once(host, url, share, robots_file)
+            except (FetchTimeoutError, TransportError) as error:
+                if not left or isinstance(error, NOT_RETRIED):
                     raise
                 continue
             if answer.status < 400:
@@ -181,7 +207,7 @@ class Fetcher:
                 raise StatusError(f"{url} answered with status {answer.status}{asked}", answer.status)
         raise AssertionError("the last try returns or raises")
 
-    async def _ask_once(self, host: str, url: str, robots_file: bool) -> tuple[Answer, float]:
+    async def _ask_once(self, host: str, url: str, share: Share, robots_file: bool) -> tuple[Answer, float]:
         if self._exchange is None:
             raise PoolClosedError(
                 "this Fetcher is not open: use it inside 'async with Fetcher(...) as fetch:'"
@@ -189,22 +215,40 @@ class Fetcher:
         await self._turns.begin(host)
         failed, seconds, pause = False, None, 0.0
         try:
-            most = rules.MOST_BYTES if robots_file else self._max_bytes
-            answer = await self._exchange.get(url, most, cut=robots_file)
+            most = MOST_BYTES if robots_file else self._max_bytes
+            answer = await self._exchange.get(url, most, share, cut=robots_file)
             seconds, failed, pause = answer.seconds, answer.status in RETRIED, retry_after(answer.headers)
-        except (FetchTimeoutError, TransportError):
-            failed = True
+        except (FetchTimeoutError, TransportError) as error:
+            failed = not isinstance(error, NOT_RETRIED)  # else a pause would not help
             raise
         finally:
             self._turns.end(host, failed=failed, seconds=seconds, retry_after=pause)
         return answer, pause
 
     async def _read_robots(self, url: str) -> bytes:
-        return (await self._follow(url, robots=False))[1].body
+        with self._in_flight.share() as share:
+            return (await self._follow(url, share, robots=False))[1].body
 
 
 def _checked(url: str) -> str:
+    if len(url) > MOST_CHARACTERS:
+        raise AddressError(f"{url[:80]}… has over {MOST_CHARACTERS:,} characters, more than servers take")
     try:
         return canonical(url)
     except ValueError as error:
         raise AddressError(str(error)) from error
+
+
+def _led(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise AddressError(f"{url} redirects to {location!r}, which is no address: {error}") from error
+
+
+def _joined(base: str, target: str) -> str:
+    """The absolute address, or nothing."""
+    try:
+        return _checked(urljoin(base, target))
+    except (ValueError, AddressError):
+        return ""

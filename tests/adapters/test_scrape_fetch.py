@@ -38,6 +38,9 @@ def fetcher(**options):
         ("/members", "two members"),
         ("/deflate", "deflate"),
         ("/raw-deflate", "raw"),
+        ("/br", "brotli"),
+        ("/zstd", "zstd frames"),
+        ("/large-headers", "fine"),
         ("/http-1.0", "old"),
         ("/untyped", "untyped"),
         ("/to-ok", "fine"),
@@ -61,11 +64,17 @@ async def test_a_page(path, title):
         ("/endless", "TooLargeError", "is over 100,000 bytes"),
         ("/half-gzip", "TransportError", "its gzip ends early"),
         ("/broken-gzip", "TransportError", "its gzip is broken"),
-        ("/brotli", "TransportError", "'br', which was not asked for"),
+        ("/brotli", "TransportError", "its br ends early"),
+        ("/compress", "TransportError", "'compress', which was not asked for"),
         ("/half", "TransportError", "Payload"),
         ("/broken-chunks", "TransportError", "failed: "),
         ("/bad-header", "TransportError", "failed: "),
-        ("/huge-header", "TransportError", "failed: "),
+        ("/huge-header", "TooLargeError", "the headers of http"),
+        ("/many-headers", "TooLargeError", "over 65,536 bytes, or more than 128; see max_headers="),
+        ("/long-headers", "TooLargeError", "over 65,536 bytes, or more than 128; see max_headers="),
+        ("/endless-headers", "TooLargeError", "see max_headers="),
+        ("/endless-header", "TooLargeError", "see max_headers="),
+        ("/endless-1xx", "FetchTimeoutError", "over 0.5 seconds in all"),
         ("/not-http", "TransportError", "failed: "),
         ("/drop", "TransportError", "ServerDisconnected"),
         ("/image", "ContentTypeError", "image/gif, which content_types= has not"),
@@ -86,6 +95,16 @@ async def test_a_fault(path, kind, says):
             await fetch(site.url(path))
     assert type(caught.value).__name__ == kind
     assert says in str(caught.value)
+
+
+async def test_max_headers():
+    """It bounds one header, and all of them; requests that pass it are not made again."""
+    async with Faults() as site, fetcher(max_headers=10_000, retries=2) as fetch:
+        assert (await fetch(site.url("/ok"))).status == 200
+        for path in ("/large-headers", "/huge-header"):
+            with pytest.raises(failures.TooLargeError, match=r"over 10,000 bytes, or more than 128; see"):
+                await fetch(site.url(path))
+        assert site.paths() == ["/ok", "/large-headers", "/huge-header"]
 
 
 async def test_a_stall():
