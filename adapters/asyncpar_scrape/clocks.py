@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def stopped(limit: asyncio.Timeout) -> Iterator[None]:
+def stopped(limit: asyncio.Timeout) -> Generator[None, None, None]:
     """Within ``limit``'s own block: what this block takes does not count."""
     due = limit.when()
     if due is None or limit.expired():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
@@ -126,6 +126,6 @@ def _zstd() -> Encoding | None:
             from backports import zstd
     except ImportError:
         return None
-    options = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
+    options: Mapping[int, int] = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
     follows = b"\x28" + bytes(range(0x50, 0x60))  # a frame, or one to be skipped
     return Encoding(lambda _first: zstd.ZstdDecompressor(options=options), zstd.ZstdError, follows)

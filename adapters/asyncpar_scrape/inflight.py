@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
@@ -28,6 +28,10 @@ class Share:
         """
         if not self.add_nowait(n):
             await self._all._wait(self, n)
+
+    def waits(self) -> bool:
+        """Whether it waits for room."""
+        return self._waiting is not None
 
     def clear(self) -> None:
         """Give back all of it. The request is not among those that read any more, until it holds something again."""
@@ -60,7 +64,7 @@ class BytesInFlight:
         return self._waiters
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
+    def share(self) -> Generator[Share, None, None]:
         """What a request holds until the block ends, which gives it all back."""
         share = Share(self)
         try:
@@ -116,7 +120,7 @@ class BytesInFlight:
         try:
             await granted
         except BaseException:  # cancelled: at once with the grant, too
-            if share._waiting is None:
+            if not share.waits():
                 share.held -= n
                 self.held -= n
             else:
