@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
@@ -299,6 +300,32 @@ async def test_tls_is_verified(tls):
         assert (await fetch(f"https://good.test:{port}/")).status == 200
         with pytest.raises(failures.TransportError, match=r"(?i)certificate"):
             await fetch(f"https://other.test:{port}/")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "asked"),
+    [(socket.EAI_NONAME, "UnknownHostError", 1), (socket.EAI_AGAIN, "TransportError", 2)],
+)
+async def test_a_name_that_is_not_found(code, kind, asked):
+    """One that does not exist is looked up once; one that could not be looked up is tried again."""
+    looked_up = []
+
+    class Lost(Resolver):
+        async def resolve(self, host, port=0, family=0):
+            looked_up.append(host)
+            raise socket.gaierror(code, "not found")
+
+    async with fetcher(resolver=Lost(), retries=1) as fetch:
+        with pytest.raises(failures.TransportError) as caught:
+            await fetch("http://lost.test/")
+    assert (type(caught.value).__name__, len(looked_up)) == (kind, asked)
+
+
+async def test_a_refused_certificate_is_not_tried_again(tls):
+    """It says what to do."""
+    async with fetcher(retries=5) as fetch:
+        with pytest.raises(failures.CertificateError, match=r"was refused: .*; ssl= takes a context"):
+            await fetch(f"https://good.test:{tls[0]}/")
 
 
 # Use
