@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Iterator
 
-ENCODINGS = "gzip, deflate"
-"""What is asked for (Accept-Encoding). Both are in the standard library, with a bound on the output."""
-GZIP = b"\x1f\x8b"
+from asyncpar_scrape.decoders import Decoder, encodings
+
+STEP = 64 * 1024
+"""Bytes that are decompressed at once; brotli may give twice as many."""
 
 
 class BodyTooLargeError(Exception):
@@ -20,6 +21,9 @@ class BadBodyError(Exception):
 class Body:
     """Takes a body piece by piece.
 
+    >>> for part in body.parts(piece):
+    ...     body.keep(part)
+
     :arg encoding: the answer's Content-Encoding
     :arg most: bytes that it may have, as it comes and decompressed
     :raises BadBodyError: the encoding is another than was asked for
@@ -29,48 +33,53 @@ class Body:
         self._most = most
         self._came = 0
         self._made = bytearray()
-        self._encoding = encoding.strip().lower()
-        self._inflate: zlib._Decompress | None = None
-        if self._encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        self._name = encoding.strip().lower()
+        self.plain = self._name in ("", "identity")
+        """It comes as it is."""
+        self._decoder: Decoder | None = None
+        if not self.plain and self._name not in encodings():
             raise BadBodyError(f"its Content-Encoding is {encoding!r}, which was not asked for")
 
-    def add(self, piece: bytes) -> None:
-        """Take a piece.
+    def parts(self, piece: bytes) -> Iterator[bytes]:
+        """What a piece makes, decompressed no further than it is taken.
 
-        :raises BodyTooLargeError: it is more than may come, or makes more than may be made
+        :raises BodyTooLargeError: more came than may come
         :raises BadBodyError: it is not of this encoding
         """
         self._came += len(piece)
-        if self._encoding in ("", "identity"):
-            self._made += piece
+        if self.plain:
+            yield piece
         else:
-            self._decompress(piece)
+            yield from self._decompressed(piece)
         if self._came > self._most:
             raise BodyTooLargeError
 
-    def _decompress(self, piece: bytes) -> None:
-        while piece:
-            inflate = self._inflate or self._begin(piece)
-            self._inflate = inflate
-            if inflate.eof:  # gzip may have several members; what else follows is ignored, as browsers do
-                if self._encoding == "deflate" or not piece.startswith(GZIP[:1]):
-                    return
-                self._inflate = None
-                continue
-            try:
-                self._made += inflate.decompress(piece, self._most + 1 - len(self._made))
-            except zlib.error as error:
-                raise BadBodyError(f"its {self._encoding} is broken: {error}") from error
-            if len(self._made) > self._most:
-                raise BodyTooLargeError
-            piece = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+    def keep(self, part: bytes) -> None:
+        """Add what was made to the body.
 
-    def _begin(self, piece: bytes) -> zlib._Decompress:
-        if self._encoding != "deflate":
-            return zlib.decompressobj(16 + zlib.MAX_WBITS)
-        return zlib.decompressobj(
-            zlib.MAX_WBITS if piece[0] & 0xF == 8 else -zlib.MAX_WBITS
-        )  # RFC 9110, 8.4.1.2
+        :raises BodyTooLargeError: it is more than may be made
+        """
+        self._made += part
+        if len(self._made) > self._most:
+            raise BodyTooLargeError
+
+    def _decompressed(self, piece: bytes) -> Iterator[bytes]:
+        encoding = encodings()[self._name]
+        while piece:
+            if self._decoder is None:
+                self._decoder = encoding.decoder(piece[0])
+            elif self._decoder.eof:
+                if piece[0] not in encoding.follows:
+                    return
+                self._decoder = encoding.decoder(piece[0])
+            decoder = self._decoder
+            try:
+                yield decoder.decompress(piece, STEP)
+                while not decoder.eof and not decoder.needs_input:
+                    yield decoder.decompress(b"", STEP)
+            except encoding.broken as error:
+                raise BadBodyError(f"its {self._name} is broken: {error}") from error
+            piece = decoder.unused_data if decoder.eof else b""
 
     def begun(self, most: int) -> bytes:
         """What was made so far, at most so many bytes."""
@@ -81,6 +90,6 @@ class Body:
 
         :raises BadBodyError: the compressed data ends early
         """
-        if self._inflate is not None and not self._inflate.eof:
-            raise BadBodyError(f"its {self._encoding} ends early")
+        if self._decoder is not None and not self._decoder.eof:
+            raise BadBodyError(f"its {self._name} ends early")
         return bytes(self._made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from math import ceil
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,8 @@ from asyncpar_scrape.sitemap import read_sitemap
 from asyncpar_scrape.store import Store
 from asyncpar_scrape.tally import HostStatistics, Tally
 
+PRELOAD = ("asyncpar_scrape.page", "parsel", "webencodings")
+"""What parsers need: imported once, before the workers are forked, and kept once in memory."""
 PARSES_AHEAD = 4
 """Pages for each worker that are parsed or wait for it, so that none idles."""
 LINE_SECONDS = 0.1
@@ -178,7 +180,7 @@ class Crawler:
             )  # fmt: skip
             await self._store.open(self._start)
             stack.push_async_callback(self._store.aclose)
-            self._pool = await stack.enter_async_context(asyncpar.ProcessPool(self._workers))
+            self._pool = await stack.enter_async_context(asyncpar.ProcessPool(self._workers, preload=PRELOAD))
             self._pool._check_function(self.parse)
             client: Any = self._fetcher or self._custom
             if hasattr(client, "__aenter__"):
@@ -274,8 +276,9 @@ class Crawler:
         items: list[Any] = []
         try:
             page = await self._fetch(entry)
-            async with self._parsing:
-                items, outcome = await self._parse(entry, page)
+            with self._held(page):
+                async with self._parsing:
+                    items, outcome = await self._parse(entry, page)
         except (StoreError, BrokenPoolError, PoolClosedError):
             raise  # the crawl's end, not the page's
         except Exception as error:
@@ -290,10 +293,24 @@ class Crawler:
 
     async def _fetch(self, entry: Entry) -> Any:
         if self._fetcher is not None:
-            return await self._fetcher.attempt(entry.url)
+            return await self._fetcher.attempt(entry.url, any_type=entry.depth == SITEMAP)
         assert self._custom is not None
         async with self._fetching:
             return await self._custom(entry.url)
+
+    @contextlib.contextmanager
+    def _held(self, page: Any) -> Iterator[None]:
+        """A page that waits for its parser counts as bytes in flight. There is no await since it was fetched."""
+        in_flight = self._fetcher.in_flight if self._fetcher is not None else None
+        if in_flight is None:
+            yield
+            return
+        size = len(page.body)
+        in_flight.keep(size)
+        try:
+            yield
+        finally:
+            in_flight.drop(size)
 
     def _is_retried(self, entry: Entry, error: Exception) -> bool:
         """Whether a page waits for another try; how long, its host's pause says."""

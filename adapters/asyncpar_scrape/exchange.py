@@ -11,22 +11,33 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from asyncpar_scrape.addresses import PrivateAddressError
 from asyncpar_scrape.bodies import BadBodyError, Body, BodyTooLargeError
+from asyncpar_scrape.clocks import stopped
 from asyncpar_scrape.failures import (
-    AddressError,
     ContentTypeError,
     FetchError,
     FetchTimeoutError,
     TooLargeError,
     TransportError,
 )
+from asyncpar_scrape.reasons import has_too_many_headers, reason
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
+    from asyncpar_scrape.inflight import Share
+
 REDIRECTS = (301, 302, 303, 307, 308)
 PIECE = 64 * 1024
+MOST_HEADERS = 128
+"""Headers of one answer, aiohttp's default. Each may have ``max_headers`` bytes, until all are there and are counted."""
+
+
+class HeadersTooLargeError(Exception):
+    """The headers are larger than they may be."""
+
+
+LIMITS = (BodyTooLargeError, BadBodyError, HeadersTooLargeError)
 
 
 @dataclass(slots=True)
@@ -55,72 +66,116 @@ class Pace:
     """
 
     def __init__(self, rate: float | None) -> None:
-        self._rate = rate
+        self.rate = rate
         self._until = 0.0
 
     async def spend(self, size: int) -> None:
         """Wait for as long as so many bytes take."""
-        if self._rate is not None:
+        if self.rate is not None:
             now = time.monotonic()
-            self._until = max(now, self._until) + size / self._rate
+            self._until = max(now, self._until) + size / self.rate
             await asyncio.sleep(self._until - now)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How an address is asked.
+
+    :ivar share: of the bytes in flight
+    :ivar most: bytes that the body may have
+    :ivar types: what its Content-Type may begin with; ``None``: whatever it is
+    :ivar robots_file: it is a robots.txt: nobody has to allow it, and one that is too long is cut
+    """
+
+    share: Share
+    retries: int
+    most: int
+    types: tuple[str, ...] | None
+    robots_file: bool = False
 
 
 @dataclass(slots=True)
 class Exchange:
     """How requests are made.
 
-    :ivar timeout: seconds for a request and its whole answer
-    :ivar types: what a Content-Type may begin with
+    :ivar timeout: seconds for a request and its whole answer; waiting for room or for ``pace`` does not count
+    :ivar max_headers: bytes of headers that an answer may have
     """
 
     session: aiohttp.ClientSession
     timeout: float
-    types: tuple[str, ...]
     pace: Pace
+    max_headers: int
 
-    async def get(self, url: str, most: int, *, cut: bool = False) -> Answer:
-        """Ask once, and follow nothing.
+    async def get(self, url: str, terms: Terms) -> Answer:
+        """Ask once, and follow nothing. The share holds the body; it is cleared when there is none.
 
-        :arg most: bytes that the body may have
-        :arg cut: a longer body is cut, and its type does not matter
         :raises FetchError: there is no whole answer within the bounds
         """
         try:
-            async with asyncio.timeout(self.timeout):
-                return await self._get(url, most, cut)
-        except TimeoutError as error:
-            raise FetchTimeoutError(
-                f"{url} took too long: {str(error) or f'over {self.timeout:g} seconds in all'}; see timeout= and stall="
-            ) from error
-        except BodyTooLargeError:
-            raise TooLargeError(f"the body of {url} is over {most:,} bytes; see max_bytes=") from None
-        except BadBodyError as error:
-            raise TransportError(f"the body of {url} cannot be read: {error}") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _translated(url, error) from error
+            async with asyncio.timeout(self.timeout) as limit:
+                return await self._get(url, terms, limit)
+        except FetchError:
+            terms.share.clear()
+            raise
+        except (*LIMITS, aiohttp.ClientError, OSError, ValueError) as error:
+            terms.share.clear()
+            raise self._reason(url, terms.most, error) from error
 
-    async def _get(self, url: str, most: int, cut: bool) -> Answer:
+    async def _get(self, url: str, terms: Terms, limit: asyncio.Timeout) -> Answer:
         began = time.monotonic()
         async with self.session.get(url, allow_redirects=False) as response:
             answer = Answer(response.status, _flat(response.headers), time.monotonic() - began)
+            if sum(len(name) + len(value) + 4 for name, value in response.raw_headers) > self.max_headers:
+                raise HeadersTooLargeError
             if not 200 <= response.status < 300:
                 return answer
             kind = response.headers.get("Content-Type", "").lower()
-            if kind and not cut and not kind.startswith(self.types):
+            if kind and terms.types is not None and not kind.startswith(terms.types):
                 raise ContentTypeError(f"{url} is of type {kind}, which content_types= has not")
-            body = Body(response.headers.get("Content-Encoding", ""), most)
+            body = Body(answer.headers.get("content-encoding", ""), terms.most)
             try:
-                async for piece in response.content.iter_chunked(PIECE):
-                    body.add(piece)
-                    await self.pace.spend(len(piece))
+                await self._read(response.content, body, terms.share, limit)
             except BodyTooLargeError:
-                if not cut:
+                if not terms.robots_file:
                     raise
-                answer.body = body.begun(most)
+                answer.body = body.begun(terms.most)
                 return answer
             answer.body = body.end()
             return answer
+
+    def _reason(self, url: str, most: int, error: Exception) -> FetchError:
+        """What the bounds raised; all other errors are aiohttp's."""
+        if isinstance(error, BodyTooLargeError):
+            return TooLargeError(f"the body of {url} is over {most:,} bytes; see max_bytes=")
+        if isinstance(error, BadBodyError):
+            return TransportError(f"the body of {url} cannot be read: {error}")
+        if isinstance(error, HeadersTooLargeError) or has_too_many_headers(error):
+            return TooLargeError(
+                f"the headers of {url} are over {self.max_headers:,} bytes, or more than {MOST_HEADERS}; see max_headers="
+            )
+        if isinstance(error, TimeoutError):
+            why = str(error) or f"over {self.timeout:g} seconds in all"
+            return FetchTimeoutError(f"{url} took too long: {why}; see timeout= and stall=")
+        return reason(url, error)
+
+    async def _read(
+        self, content: aiohttp.StreamReader, body: Body, share: Share, limit: asyncio.Timeout
+    ) -> None:
+        """Read a body to its end. While it waits for room nothing is read, so that the sender has to wait, too."""
+        async for piece in content.iter_chunked(PIECE):
+            for n, part in enumerate(body.parts(piece), 1):
+                if not n % 16:
+                    await asyncio.sleep(
+                        0
+                    )  # a piece may make all of a body, and decompressing it takes its time
+                if not share.add_nowait(len(part)):
+                    with stopped(limit):
+                        await share.add(len(part))
+                body.keep(part)
+            if self.pace.rate is not None:
+                with stopped(limit):
+                    await self.pace.spend(len(piece))
 
 
 def _flat(headers: CIMultiDictProxy[str]) -> dict[str, str]:
@@ -129,16 +184,6 @@ def _flat(headers: CIMultiDictProxy[str]) -> dict[str, str]:
         name = name.lower()
         flat[name] = f"{flat[name]}, {value}" if name in flat else value
     return flat
-
-
-def _translated(url: str, error: Exception) -> FetchError:
-    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddressError):
-        return AddressError(
-            f"{url} is on this machine or in a private network, which allow_private=True allows: {error.os_error}"
-        )
-    if isinstance(error, aiohttp.InvalidURL) or not isinstance(error, (aiohttp.ClientError, OSError)):
-        return AddressError(f"{url!r} cannot be asked: {error}")
-    return TransportError(f"{url} failed: {type(error).__name__}: {error}")
 
 
 def retry_after(headers: dict[str, str]) -> float:

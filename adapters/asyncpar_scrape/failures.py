@@ -6,10 +6,12 @@ FetchError
 ├── AddressError       the address is none of HTTP, or its host is private
 ├── HostDownError      the host failed too often in a row
 ├── RedirectError      a loop of redirects, or too many
-├── TooLargeError      the body is over max_bytes, as it came or decompressed
+├── TooLargeError      the body is over max_bytes, as it came or decompressed, or the headers over max_headers
 ├── ContentTypeError   the answer is of a type that was not asked for
 ├── FetchTimeoutError  the answer took longer than timeout or stall
 └── TransportError     the connection or its protocol failed, after the retries
+    ├── CertificateError   TLS could not be verified or agreed on; not retried
+    └── UnknownHostError   there is no such host; not retried
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class RedirectError(FetchError):
 
 
 class TooLargeError(FetchError):
-    """The body is larger than ``max_bytes``, as it came or decompressed."""
+    """The body is larger than ``max_bytes``, as it came or decompressed, or the headers than ``max_headers``."""
 
 
 class ContentTypeError(FetchError):
@@ -74,3 +76,15 @@ class TransportError(FetchError):
     """The connection could not be made, could not be verified (TLS), or broke, or what came was not HTTP."""
 
     transient = True
+
+
+class CertificateError(TransportError):
+    """The host's certificate could not be verified, or there was no TLS in common. It is not tried again."""
+
+    transient = False
+
+
+class UnknownHostError(TransportError):
+    """The name of the host leads nowhere. It is not tried again, unlike a name that could not be looked up."""
+
+    transient = False

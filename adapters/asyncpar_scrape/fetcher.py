@@ -13,10 +13,9 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from asyncpar.errors import PoolClosedError
-from asyncpar_scrape import robots as rules
-from asyncpar_scrape.addresses import canonical, host_of, public_socket
-from asyncpar_scrape.bodies import ENCODINGS
-from asyncpar_scrape.exchange import Answer, Exchange, Pace, retry_after
+from asyncpar_scrape.addresses import host_of, public_socket
+from asyncpar_scrape.decoders import accepted
+from asyncpar_scrape.exchange import Answer, Exchange, Pace, Terms, retry_after
 from asyncpar_scrape.failures import (
     AddressError,
     FetchTimeoutError,
@@ -25,11 +24,17 @@ from asyncpar_scrape.failures import (
     TransportError,
 )
 from asyncpar_scrape.hosts import Hosts
+from asyncpar_scrape.inflight import BytesInFlight
+from asyncpar_scrape.links import address
 from asyncpar_scrape.page import Page
+from asyncpar_scrape.robots import Robots
+from asyncpar_scrape.robotsfile import MOST_BYTES
 from asyncpar_scrape.turns import Turns
 
 RETRIED = (429, 500, 502, 503, 504)
 CONTACT = re.compile(r"https?://[^\s)]+\.|[^\s@]+@[^\s@]+\.")
+MOST_CHARACTERS = 8192
+"""Of an address; servers answer a longer one with 414 (RFC 9110 asks them for 8,000)."""
 TYPES = ("text/", "application/xhtml+xml", "application/xml", "application/json", "application/ld+json")
 
 
@@ -44,6 +49,8 @@ class FetcherOptions(TypedDict, total=False):
     max_retry_after: float
     max_redirects: int
     max_bytes: int
+    max_headers: int
+    bytes_in_flight: int
     timeout: float
     stall: float
     bytes_per_second: float | None
@@ -64,7 +71,7 @@ class Fetcher:
 
     :arg user_agent: the robot's name and where its owner is reached: an address of the web or of mail. Default the
         environment's ``ASYNCPAR_USER_AGENT``
-    :arg concurrency: requests at once, of all hosts. Memory holds at most this many bodies of ``max_bytes``
+    :arg concurrency: requests at once, of all hosts
     :arg per_host: requests to one host at once, at most; they begin with 1. Default 4, fewer than a browser's 6
     :arg delay: seconds between the starts of two requests to a host; a longer Crawl-delay counts
     :arg robots: read and obey robots.txt
@@ -74,7 +81,11 @@ class Fetcher:
     :arg max_retry_after: seconds of Retry-After that are waited for; a host that asks for more gives errors meanwhile
     :arg max_redirects: redirects that are followed for one address
     :arg max_bytes: bytes that a body may have, as it comes and decompressed
-    :arg timeout: seconds for one request and its answer, without the waiting for the host's turn
+    :arg bytes_in_flight: bytes of bodies that requests hold while they read them, all together; a body more where none
+        could be read to its end otherwise. Who would hold more stops reading, and its sender has to wait
+    :arg max_headers: bytes that the headers of an answer may have, in 128 of them at most
+    :arg timeout: seconds for one request and its answer, without the waiting for the host's turn, for
+        ``bytes_in_flight`` and for ``bytes_per_second``
     :arg stall: seconds that nothing may come for, and that a connection may take
     :arg bytes_per_second: of all bodies together, compressed; ``None``: as many as come
     :arg content_types: what a Content-Type may begin with; an answer without one is taken
@@ -97,6 +108,8 @@ class Fetcher:
         max_retry_after: float = 300.0,
         max_redirects: int = 10,
         max_bytes: int = 10_000_000,
+        bytes_in_flight: int = 100_000_000,
+        max_headers: int = 65_536,
         timeout: float = 60.0,
         stall: float = 15.0,
         bytes_per_second: float | None = None,
@@ -108,9 +121,11 @@ class Fetcher:
         self._agent = user_agent = _checked_agent(user_agent)
         self._turns = Turns(Hosts(per_host, delay, max_failures=max_failures), concurrency, max_retry_after)
         name = user_agent.replace("/", " ").split()[0]
-        self._robots = rules.Robots(self._read_robots, name) if robots else None
+        self._robots = Robots(self._read_robots, name) if robots else None
         self.retries, self.max_retry_after = retries, max_retry_after
         self._max_redirects, self._max_bytes = max_redirects, max_bytes
+        self._max_headers = max_headers
+        self._in_flight = BytesInFlight(bytes_in_flight)
         self._timeout, self._stall = timeout, stall
         self._pace = Pace(bytes_per_second)
         self._types = content_types
@@ -123,6 +138,11 @@ class Fetcher:
         """When each host may be asked; times are ``time.monotonic()``'s, hosts are named as ``http://host:port``."""
         return self._turns.hosts
 
+    @property
+    def in_flight(self) -> BytesInFlight:
+        """The bytes of bodies that are held, with their bound."""
+        return self._in_flight
+
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
             limit=0,  # Turns bounds them
@@ -132,12 +152,15 @@ class Fetcher:
         )
         session = aiohttp.ClientSession(
             connector=connector,
-            headers={"User-Agent": self._agent, "Accept-Encoding": ENCODINGS},
+            headers={"User-Agent": self._agent, "Accept-Encoding": accepted()},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            max_line_size=self._max_headers,
+            max_field_size=self._max_headers,
+            max_headers=MOST_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._stall, sock_read=self._stall),
         )
-        self._exchange = Exchange(session, self._timeout, self._types, self._pace)
+        self._exchange = Exchange(session, self._timeout, self._pace, self._max_headers)
         return self
 
     async def __aexit__(
@@ -153,34 +176,37 @@ class Fetcher:
         :raises FetchError: there is none; see ``asyncpar_scrape.failures``
         :raises PoolClosedError: the fetcher is not open
         """
-        return await self._fetch(url, self.retries)
+        return await self._fetch(url, self.retries, self._types)
 
-    async def attempt(self, url: str) -> Page:
+    async def attempt(self, url: str, *, any_type: bool = False) -> Page:
         """Fetch a page without trying again; whoever calls does so later, where the error is ``transient``."""
-        return await self._fetch(url, 0)
+        return await self._fetch(url, 0, None if any_type else self._types)
 
     def expect(self, url: str) -> float:
         """Seconds that a request would wait for its host's turn, by how it went so far."""
         try:
-            return self._turns.expect(host_of(canonical(url)))
+            return self._turns.expect(host_of(address(url)))
         except ValueError:  # which the request will say
             return 0.0
 
-    async def _fetch(self, url: str, retries: int) -> Page:
-        with self._turns.coming(host_of(_checked(url))):
-            final, answer = await self._follow(url, retries, robots=True)
-        return Page(url, final, answer.status, answer.headers, answer.body)
+    async def _fetch(self, url: str, retries: int, types: tuple[str, ...] | None) -> Page:
+        with self._in_flight.share() as share, self._turns.coming(host_of(_checked(url))):
+            terms = Terms(share, retries, self._max_bytes, types)
+            final, answer = await self._follow(url, terms)
+            return Page(url, final, answer.status, answer.headers, answer.body)
 
     async def sitemaps(self, url: str) -> list[str]:
-        """The sitemaps that the robots.txt of this address's site names.
+        """The sitemaps that the robots.txt of this address's site names, as absolute addresses of http and https.
 
         :raises RobotsError: it could not be read
         """
         if self._robots is None:
             return []
-        return list((await self._robots.rules(host_of(_checked(url)))).sitemaps)
+        site = host_of(_checked(url))
+        named = (await self._robots.rules(site)).sitemaps()
+        return [found for text in named if (found := _joined(f"{site}/robots.txt", text))]
 
-    async def _follow(self, url: str, retries: int, *, robots: bool) -> tuple[str, Answer]:
+    async def _follow(self, url: str, terms: Terms) -> tuple[str, Answer]:
         """Ask an address and where it leads."""
         seen: set[str] = set()
         at = url
@@ -190,21 +216,21 @@ class Fetcher:
                 raise RedirectError(f"the redirects of {url} go in a circle, at {at}")
             seen.add(known)
             host = host_of(known)
-            if robots and self._robots is not None:
+            if not terms.robots_file and self._robots is not None:
                 delay = await self._robots.check(host, at)
                 if delay:
                     self._turns.slow_down(host, delay)
-            answer = await self._ask(host, at, retries, robots_file=not robots)
+            answer = await self._ask(host, at, terms)
             if answer.location is None:
                 return at, answer
-            at = urljoin(at, answer.location)
+            at = _led(at, answer.location)
         raise RedirectError(f"{url} has more than {self._max_redirects} redirects; see max_redirects=")
 
-    async def _ask(self, host: str, url: str, retries: int, *, robots_file: bool) -> Answer:
+    async def _ask(self, host: str, url: str, terms: Terms) -> Answer:
         """Ask until there is an answer, or no more tries."""
-        for left in range(retries, -1, -1):
+        for left in range(terms.retries, -1, -1):
             try:
-                answer, pause = await self._ask_once(host, url, robots_file)
+                answer, pause = await self._ask_once(host, url, terms)
             except (FetchTimeoutError, TransportError) as error:
                 if not left or not error.transient:
                     raise
@@ -219,7 +245,7 @@ class Fetcher:
                 )
         raise AssertionError("the last try returns or raises")
 
-    async def _ask_once(self, host: str, url: str, robots_file: bool) -> tuple[Answer, float]:
+    async def _ask_once(self, host: str, url: str, terms: Terms) -> tuple[Answer, float]:
         if self._exchange is None:
             raise PoolClosedError(
                 "this Fetcher is not open: use it inside 'async with Fetcher(...) as fetch:'"
@@ -227,18 +253,19 @@ class Fetcher:
         await self._turns.begin(host)
         failed, seconds, pause = False, None, 0.0
         try:
-            most = rules.MOST_BYTES if robots_file else self._max_bytes
-            answer = await self._exchange.get(url, most, cut=robots_file)
+            answer = await self._exchange.get(url, terms)
             seconds, failed, pause = answer.seconds, answer.status in RETRIED, retry_after(answer.headers)
-        except (FetchTimeoutError, TransportError):
-            failed = True
+        except (FetchTimeoutError, TransportError) as error:
+            failed = error.transient  # else a pause would not help
             raise
         finally:
             self._turns.end(host, failed=failed, seconds=seconds, retry_after=pause)
         return answer, pause
 
     async def _read_robots(self, url: str) -> bytes:
-        return (await self._follow(url, self.retries, robots=False))[1].body
+        with self._in_flight.share() as share:
+            terms = Terms(share, self.retries, MOST_BYTES, types=None, robots_file=True)
+            return (await self._follow(url, terms))[1].body
 
 
 def _checked_agent(agent: str | None) -> str:
@@ -257,7 +284,24 @@ def _checked_agent(agent: str | None) -> str:
 
 
 def _checked(url: str) -> str:
+    if len(url) > MOST_CHARACTERS:
+        raise AddressError(f"{url[:80]}… has over {MOST_CHARACTERS:,} characters, more than servers take")
     try:
-        return canonical(url)
+        return address(url)
     except ValueError as error:
         raise AddressError(str(error)) from error
+
+
+def _led(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise AddressError(f"{url} redirects to {location!r}, which is no address: {error}") from error
+
+
+def _joined(base: str, target: str) -> str:
+    """The absolute address, or nothing."""
+    try:
+        return _checked(urljoin(base, target))
+    except (ValueError, AddressError):
+        return ""

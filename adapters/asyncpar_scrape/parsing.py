@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from asyncpar_scrape.addresses import Address
 from asyncpar_scrape.links import address_of
 
+ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Kept: ``json.dumps`` makes an encoder for each call with such arguments."""
+
 
 class Link(str):
     """An address to visit, as a parser yields it among its items: absolute, of http or https. Its fragment is left out."""
@@ -45,8 +48,8 @@ def parse_page(parse: Callable[[Any], Any], page: Any) -> Parsed:
 def _text(item: Any) -> str:
     """As JSON; what JSON has no form for becomes text, as in a journal's export."""
     try:
-        return json.dumps(item, ensure_ascii=False, separators=(",", ":"))
+        return ENCODE(item)
     except (TypeError, ValueError):
         from asyncpar.journal.export import plain
 
-        return json.dumps(plain(item), ensure_ascii=False, separators=(",", ":"))
+        return ENCODE(plain(item))

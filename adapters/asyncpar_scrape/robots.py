@@ -6,23 +6,17 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from math import inf
-from typing import TYPE_CHECKING
 
 from asyncpar_scrape.failures import AddressError, FetchError, RobotsError, StatusError
+from asyncpar_scrape.robotsfile import CostlyError, Rules, parse
 
-if TYPE_CHECKING:
-    from protego import Protego
-
-MOST_BYTES = 512 * 1024
-"""What is read of a file; RFC 9309 asks for 500 KiB at least. What follows does not count."""
-LONG = 16 * 1024
-"""Characters that take some milliseconds to parse; 512 KiB take up to a third of a second."""
 KEPT = 24 * 3600.0
 """Seconds for which a file is used, by RFC 9309's advice."""
 KEPT_FAILURE = 300.0
 """Seconds after which a file that could not be read is tried again."""
 KNOWN_SITES = 1000
+KNOWN_CHARACTERS = 5_000_000
+"""Of the files of all known sites: parsed, each takes some tens of bytes."""
 
 
 class _Site:
@@ -30,8 +24,8 @@ class _Site:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.rules: Protego | None = None
-        self.why: FetchError | None = None
+        self.rules: Rules | None = None
+        self.why: Exception | None = None
         self.until = 0.0
 
 
@@ -45,6 +39,7 @@ class Robots:
     def __init__(self, read: Callable[[str], Awaitable[bytes]], agent: str) -> None:
         self._read, self._agent = read, agent
         self._sites: OrderedDict[str, _Site] = OrderedDict()
+        self._characters = 0
 
     async def check(self, site: str, url: str) -> float:
         """The site's Crawl-delay in seconds, or 0.
@@ -52,12 +47,11 @@ class Robots:
         :raises RobotsError: the address is forbidden, or the file could not be read
         """
         rules = await self.rules(site)
-        if not rules.can_fetch(url, self._agent):
+        if not await rules.allow(url, self._agent):
             raise RobotsError(f"{site}/robots.txt forbids {url} to {self._agent}; robots=False ignores it")
-        delay = float(rules.crawl_delay(self._agent) or 0)
-        return delay if 0 < delay < inf else 0.0
+        return rules.delay(self._agent)
 
-    async def rules(self, site: str) -> Protego:
+    async def rules(self, site: str) -> Rules:
         """The site's rules; it is read by the first who asks, while the others wait.
 
         :raises RobotsError: it could not be read (a status of 500 and above, 429, no connection, a time-out)
@@ -65,7 +59,6 @@ class Robots:
         known = self._sites.get(site)
         if known is None:
             known = self._sites[site] = _Site()
-            self._forget()
         self._sites.move_to_end(site)
         async with known.lock:
             if time.monotonic() >= known.until:
@@ -78,23 +71,32 @@ class Robots:
         return known.rules
 
     async def _load(self, site: str, known: _Site) -> None:
-        from protego import Protego
-
+        rules = None
         try:
-            text = (await self._read(f"{site}/robots.txt")).decode("utf-8", "replace")
-            long = len(text) > LONG
-            known.rules = await asyncio.to_thread(Protego.parse, text) if long else Protego.parse(text)
+            rules = await parse(await self._read(f"{site}/robots.txt"))
         except AddressError:
             raise  # there is no such site, for us
-        except FetchError as error:
+        except (FetchError, CostlyError) as error:
             if isinstance(error, StatusError) and error.status < 500 and error.status != 429:
-                known.rules = Protego.parse("")  # there is none: all is allowed
+                rules = await parse(b"")  # there is none: all is allowed
             else:
-                known.rules, known.why = None, error
-        known.until = time.monotonic() + (KEPT_FAILURE if known.rules is None else KEPT)
+                known.why = error
+        self._characters += _size(rules) - _size(known.rules)
+        known.rules = rules
+        known.until = time.monotonic() + (KEPT_FAILURE if rules is None else KEPT)
+        self._forget()
 
     def _forget(self) -> None:
-        if len(self._sites) > KNOWN_SITES:
+        """Drop the site that was not used for longest, while there are too many."""
+        while len(self._sites) > KNOWN_SITES or (
+            self._characters > KNOWN_CHARACTERS and len(self._sites) > 1
+        ):
             name, oldest = next(iter(self._sites.items()))
-            if not oldest.lock.locked():
-                del self._sites[name]
+            if oldest.lock.locked():
+                return
+            self._characters -= _size(oldest.rules)
+            del self._sites[name]
+
+
+def _size(rules: Rules | None) -> int:
+    return 0 if rules is None else rules.size

@@ -8,6 +8,13 @@ import zlib
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import brotli
+
+try:
+    from compression import zstd
+except ImportError:  # before Python 3.14
+    from backports import zstd
+
 PAGE = "<html><title>{}</title><a href='/next'>n</a></html>"
 TYPE = "Content-Type: text/html; charset=utf-8\r\n"
 
@@ -30,11 +37,17 @@ FAULTS = {
     "/half-gzip": packed(gzip.compress(b"<title>half</title>" * 99)[:-9]),
     "/broken-gzip": packed(b"this is not gzip"),
     "/brotli": packed(b"\x0b\x02\x80abc\x03", "br"),
+    "/br": packed(brotli.compress(b"<title>brotli</title>"), "br"),
+    "/zstd": packed(zstd.compress(b"<title>zstd ") + zstd.compress(b"frames</title>"), "zstd"),
+    "/compress": packed(b"\x1f\x9d\x90", "compress"),
     "/half": answer(b"x" * 1000)[:-500],
     "/large": answer(b"x" * 200_001),
     "/broken-chunks": f"HTTP/1.1 200 OK\r\n{TYPE}Transfer-Encoding: chunked\r\n\r\nzz\r\nabc".encode(),
     "/bad-header": b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n",
     "/huge-header": answer(b"", TYPE + f"X: {'x' * 100_000}\r\n"),
+    "/many-headers": answer(b"", TYPE + "".join(f"X{n}: y\r\n" for n in range(200))),
+    "/long-headers": answer(b"", TYPE + "".join(f"X{n}: {'y' * 1000}\r\n" for n in range(100))),
+    "/large-headers": answer(b"<title>fine</title>", TYPE + f"X: {'y' * 30_000}\r\nY: {'y' * 30_000}\r\n"),
     "/not-http": b"SSH-2.0-OpenSSH\r\n",
     "/drop": b"",
     "/http-1.0": b"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n<title>old</title>",
@@ -49,6 +62,14 @@ FAULTS = {
     "/to-ok": answer(b"", "Location: /ok\r\n", "301 Moved"),
     "/to-file": answer(b"", "Location: file:///etc/passwd\r\n", "302 Found"),
 }
+ENDLESS = {
+    "/endless": (f"HTTP/1.1 200 OK\r\n{TYPE}\r\n".encode(), b"x" * 65536),
+    "/slow-body": (f"HTTP/1.1 200 OK\r\n{TYPE}\r\n".encode(), b"x"),
+    "/endless-headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 10),
+    "/endless-header": (b"HTTP/1.1 200 OK\r\nX: ", b"y" * 1000),
+    "/endless-1xx": (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+}
+"""What is sent first, and then again and again."""
 ONCE = {
     "/429-once": answer(b"", "Retry-After: 1\r\n", "429 Slow down"),
     "/503-once": answer(b"", status="503 Busy"),
@@ -107,8 +128,8 @@ class Faults:
         host = next(line for line in head.splitlines() if line.lower().startswith("host:"))[6:].split(":")[0]
         self.heads.append(head)
         self.asked.append((host, path))
-        if path in ("/endless", "/slow-body"):
-            await self._endless(writer, slow=path == "/slow-body")
+        if path in ENDLESS:
+            await self._endless(writer, *ENDLESS[path], slow=path == "/slow-body")
         if path in ("/hang", "/slow-head"):
             writer.write(b"HTTP/1.1 200 OK\r\n" if path == "/slow-head" else b"")
             await asyncio.sleep(1000)
@@ -127,10 +148,10 @@ class Faults:
         await writer.drain()
         return data.startswith(b"HTTP/1.1") and path not in ("/half", "/broken-chunks", "/closes")
 
-    async def _endless(self, writer, *, slow: bool) -> None:
-        writer.write(f"HTTP/1.1 200 OK\r\n{TYPE}\r\n".encode())
+    async def _endless(self, writer, first: bytes, again: bytes, *, slow: bool) -> None:
+        writer.write(first)
         while True:
-            writer.write(b"x" * (1 if slow else 65536))
+            writer.write(again)
             await writer.drain()
             await asyncio.sleep(0.02 if slow else 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
@@ -38,6 +39,9 @@ def fetcher(**options):
         ("/members", "two members"),
         ("/deflate", "deflate"),
         ("/raw-deflate", "raw"),
+        ("/br", "brotli"),
+        ("/zstd", "zstd frames"),
+        ("/large-headers", "fine"),
         ("/http-1.0", "old"),
         ("/untyped", "untyped"),
         ("/to-ok", "fine"),
@@ -61,11 +65,17 @@ async def test_a_page(path, title):
         ("/endless", "TooLargeError", "is over 100,000 bytes"),
         ("/half-gzip", "TransportError", "its gzip ends early"),
         ("/broken-gzip", "TransportError", "its gzip is broken"),
-        ("/brotli", "TransportError", "'br', which was not asked for"),
+        ("/brotli", "TransportError", "its br ends early"),
+        ("/compress", "TransportError", "'compress', which was not asked for"),
         ("/half", "TransportError", "Payload"),
         ("/broken-chunks", "TransportError", "failed: "),
         ("/bad-header", "TransportError", "failed: "),
-        ("/huge-header", "TransportError", "failed: "),
+        ("/huge-header", "TooLargeError", "the headers of http"),
+        ("/many-headers", "TooLargeError", "over 65,536 bytes, or more than 128; see max_headers="),
+        ("/long-headers", "TooLargeError", "over 65,536 bytes, or more than 128; see max_headers="),
+        ("/endless-headers", "TooLargeError", "see max_headers="),
+        ("/endless-header", "TooLargeError", "see max_headers="),
+        ("/endless-1xx", "FetchTimeoutError", "over 0.5 seconds in all"),
         ("/not-http", "TransportError", "failed: "),
         ("/drop", "TransportError", "ServerDisconnected"),
         ("/image", "ContentTypeError", "image/gif, which content_types= has not"),
@@ -87,6 +97,16 @@ async def test_a_fault(path, kind, says):
             await fetch(site.url(path))
     assert type(caught.value).__name__ == kind
     assert says in str(caught.value)
+
+
+async def test_max_headers():
+    """It bounds one header, and all of them; requests that pass it are not made again."""
+    async with Faults() as site, fetcher(max_headers=10_000, retries=2) as fetch:
+        assert (await fetch(site.url("/ok"))).status == 200
+        for path in ("/large-headers", "/huge-header"):
+            with pytest.raises(failures.TooLargeError, match=r"over 10,000 bytes, or more than 128; see"):
+                await fetch(site.url(path))
+        assert site.paths() == ["/ok", "/large-headers", "/huge-header"]
 
 
 async def test_a_stall():
@@ -282,6 +302,32 @@ async def test_tls_is_verified(tls):
         assert (await fetch(f"https://good.test:{port}/")).status == 200
         with pytest.raises(failures.TransportError, match=r"(?i)certificate"):
             await fetch(f"https://other.test:{port}/")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "asked"),
+    [(socket.EAI_NONAME, "UnknownHostError", 1), (socket.EAI_AGAIN, "TransportError", 2)],
+)
+async def test_a_name_that_is_not_found(code, kind, asked):
+    """One that does not exist is looked up once; one that could not be looked up is tried again."""
+    looked_up = []
+
+    class Lost(Resolver):
+        async def resolve(self, host, port=0, family=0):
+            looked_up.append(host)
+            raise socket.gaierror(code, "not found")
+
+    async with fetcher(resolver=Lost(), retries=1) as fetch:
+        with pytest.raises(failures.TransportError) as caught:
+            await fetch("http://lost.test/")
+    assert (type(caught.value).__name__, len(looked_up)) == (kind, asked)
+
+
+async def test_a_refused_certificate_is_not_tried_again(tls):
+    """It says what to do."""
+    async with fetcher(retries=5) as fetch:
+        with pytest.raises(failures.CertificateError, match=r"was refused: .*; ssl= takes a context"):
+            await fetch(f"https://good.test:{tls[0]}/")
 
 
 # Use
