@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractResolver
 from asyncpar.errors import PoolClosedError
 from asyncpar_scrape.addresses import host_of, public_socket
 from asyncpar_scrape.decoders import accepted
-from asyncpar_scrape.exchange import Answer, Exchange, Pace, Terms, retry_after
+from asyncpar_scrape.exchange import MOST_HEADERS, Answer, Exchange, Pace, Terms, retry_after
 from asyncpar_scrape.failures import (
     AddressError,
     FetchTimeoutError,
