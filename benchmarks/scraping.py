@@ -6,8 +6,8 @@
 
 Each run is a fresh process; the site is served by another. In a round they take turns, each with the same pages; ratios are
 of one round, and medians of three rounds are printed. CPU is that of all processes of the crawl, without the server's;
-memory is the highest sum of their PSS, looked at twice a second. Nobody waits out of politeness, and each has 64 requests in
-flight. All run on uvloop. `asyncpar` is the crawler with its own Fetcher and Page, `asyncpar, raw` the crawler with the
+memory is the highest sum of their PSS, looked at twice a second. Nobody waits out of politeness, and each has at most 64
+requests in flight. All run on uvloop. `asyncpar` is the crawler with its own Fetcher and Page, `asyncpar, raw` the crawler with the
 client and the parser of the loop by hand; the frontier of both is on disk. By hand, Scrapy and Crawlee keep theirs in memory;
 with DISK=1 Crawlee runs once more with its own files, which takes five minutes longer.
 """
@@ -73,7 +73,7 @@ def crawl(name, root, busy, pages):
             except psutil.Error:  # it has just ended
                 return
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)  # a crawl that fails must not leave it waiting
     watcher.start()
     last = child.stdout.read().splitlines()[-1]
     _, status, usage = os.wait4(child.pid, 0)
