@@ -127,6 +127,7 @@ def _guard() -> BlockBuster:
         function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
         # A pool that opens reads a few lines of /proc, which no disk delays, and starts one process, which listens.
         function.can_block_in("asyncpar/cpus.py", "_read")
+        function.can_block_in("asyncpar_scrape/memory.py", "peak")
         function.can_block_in("asyncpar/process/nursery.py", ("start", "spawn"))
         # A thread of its own, with a loop of its own.
         function.can_block_in("asyncpar_lambda/transport/aio.py", "_enter")

@@ -248,15 +248,12 @@ class Crawler:
     async def _entries(self) -> AsyncIterator[Entry]:
         """Pages that may be asked now; the others wait on."""
         while entries := await self._store.take(self._concurrency):
-            early: list[tuple[Entry, float]] = []
             for entry in entries:
                 pause = self._pause(entry)
-                if pause:
-                    early.append((entry, time.monotonic() + pause))
+                if pause:  # at once: what is learned of the host later must be heard later
+                    self._store.put_back(entry, time.monotonic() + pause)
                 else:
                     yield entry
-            if early:
-                self._store.put_back(early)
 
     def _pause(self, entry: Entry) -> float:
         """Seconds for which a page is to wait in the frontier."""
@@ -283,7 +280,7 @@ class Crawler:
             raise  # the crawl's end, not the page's
         except Exception as error:
             if self._is_retried(entry, error):
-                self._store.put_back([(entry._replace(tries=entry.tries + 1), time.monotonic())])
+                self._store.put_back(entry._replace(tries=entry.tries + 1), time.monotonic())
                 return []
             outcome = Outcome(entry, f"{type(error).__name__}: {error}")
         await self._store.settle(outcome)

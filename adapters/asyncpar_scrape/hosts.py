@@ -17,6 +17,8 @@ BACKOFF = 1.0
 MOST_BACKOFF = 60.0
 UNKNOWN = 1.0
 """Seconds that an answer is taken to need of a host that has given none."""
+MOST_GUESSED = 1.0
+"""Seconds that are added for those who come before: a guess that has to be made again soon."""
 KNOWN_HOSTS = 10_000
 """Idle hosts that are remembered; about 300 bytes each."""
 
@@ -81,11 +83,11 @@ class Hosts:
         """
         known = self._hosts.get(host)
         if known is None:
-            return coming * UNKNOWN
+            return min(coming * UNKNOWN, MOST_GUESSED)
         latency = UNKNOWN if known.latency is None else known.latency
         pace = max(self.delay, known.delay, latency / known.room)
         full = pace if known.out >= int(known.room) else 0.0
-        return max(full, known.free_at - now) + max(0, coming - known.out) * pace
+        return max(full, known.free_at - now) + min(max(0, coming - known.out) * pace, MOST_GUESSED)
 
     def start(self, host: str, now: float) -> None:
         """A request begins, which ``wait`` allowed."""

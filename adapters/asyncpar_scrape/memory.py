@@ -11,6 +11,10 @@ from pathlib import Path
 
 def peak() -> int:
     """The most bytes that this process has used."""
+    with suppress(OSError):  # the kernel's other figure, getrusage's, begins with that of the parent
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 

@@ -42,7 +42,8 @@ class _Settle(NamedTuple):
 
 
 class _PutBack(NamedTuple):
-    entries: list[tuple[Entry, float]]
+    entry: Entry
+    due: float
 
 
 Request: TypeAlias = "_Take | _Settle | _PutBack"
@@ -107,9 +108,9 @@ class Store:
         self._queue.put(_Take(most, taken))
         return await taken
 
-    def put_back(self, entries: list[tuple[Entry, float]]) -> None:
-        """Pages that were taken wait again, each with its host, until a time of ``time.monotonic()``."""
-        self._queue.put(_PutBack(entries))
+    def put_back(self, entry: Entry, due: float) -> None:
+        """A page that was taken waits again, and with it its host until a time of ``time.monotonic()``."""
+        self._queue.put(_PutBack(entry, due))
 
     async def settle(self, outcome: Outcome) -> None:
         """Keep what became of a page; returns when it is on disk.
@@ -186,8 +187,7 @@ class Store:
             self._outcomes.append(request.outcome)
             self._tell.append(request.settled)
         else:
-            for entry, due in request.entries:
-                self._frontier.put_back(entry, due)
+            self._frontier.put_back(request.entry, request.due)
 
     def _write(self) -> None:
         """Hand outcomes to SQLite, as yet uncommitted, and pages to whoever waits for some."""
