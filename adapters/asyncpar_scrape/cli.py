@@ -18,6 +18,7 @@ from asyncpar_scrape.database import StoreError
 from asyncpar_scrape.fetcher import FetcherOptions
 from asyncpar_scrape.flat import record
 from asyncpar_scrape.links import address_of
+from asyncpar_scrape.output import check_format
 from asyncpar_scrape.output import export as write_out
 
 Flag = Annotated[bool, Parameter(negative="")]
@@ -77,6 +78,8 @@ def run(
     if (job is None) == (urls is None):
         raise CommandError("give the file of a crawler, or a list of addresses with --urls FILE", exit_code=2)
     try:
+        if out is not None:
+            check_format(out)
         crawler = _crawler_for(urls, out, store, options) if urls else _crawler_of(job)
         if out is not None and crawler.store_path is None:
             raise CommandError(f"--out needs a crawler with store=, which {job} has not", exit_code=2)

@@ -24,9 +24,8 @@ def export(connection: sqlite3.Connection, target: Path) -> int:
 
     :raises StoreError: no such format; ``pyarrow`` is missing; an item is no dict
     """
-    write = _FORMATS.get(target.suffix)
-    if write is None:
-        raise StoreError(f"the suffix of {target} must say the format: {', '.join(_FORMATS)}")
+    check_format(target)
+    write = _FORMATS[target.suffix]
     unfinished = target.with_name(target.name + ".part")
     unfinished.unlink(missing_ok=True)
     try:
@@ -35,6 +34,15 @@ def export(connection: sqlite3.Connection, target: Path) -> int:
     finally:
         unfinished.unlink(missing_ok=True)
     return written
+
+
+def check_format(target: Path) -> None:
+    """Whether there is a format for this file.
+
+    :raises StoreError: there is none
+    """
+    if target.suffix not in _FORMATS:
+        raise StoreError(f"the suffix of {target} must say the format: {', '.join(_FORMATS)}")
 
 
 def texts(connection: sqlite3.Connection) -> Iterator[str]:

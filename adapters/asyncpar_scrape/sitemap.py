@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncpar_scrape.addresses import Address
 from asyncpar_scrape.links import address_of
@@ -57,28 +57,37 @@ def _read_xml(body: bytes) -> Sitemap:
     # Entities are not resolved and the network is not used: these are strangers' files. One that is broken is read up to there.
     events = etree.iterparse(
         io.BytesIO(body),
-        events=("end",),
+        events=("start", "end"),
         resolve_entities=False,
         no_network=True,
         recover=True,
         huge_tree=False,
     )
+    root = ""
     try:
-        for _, element in events:
-            name = etree.QName(element).localname if isinstance(element.tag, str) else ""
-            if name in found:
-                found[name] += [child.text or "" for child in element if _named_loc(child)]
+        for event, element in events:
+            name = _name_of(element)
+            if not root:
+                root = name
+                if root not in ("urlset", "sitemapindex"):
+                    break
+            if event == "end" and name in found:
+                found[name] += [child.text or "" for child in element if _name_of(child) == "loc"]
                 element.clear()
                 if sum(map(len, found.values())) >= MOST_ADDRESSES:
                     break
     except etree.XMLSyntaxError as error:
         raise ValueError(f"this is not a sitemap: {error}") from error
+    if root not in ("urlset", "sitemapindex"):
+        raise ValueError(
+            f"this is not a sitemap: it begins with <{root}>, not with <urlset> or <sitemapindex>"
+        )
     return Sitemap(_addresses(found["url"]), _addresses(found["sitemap"]))
 
 
-def _named_loc(child: object) -> bool:
-    tag = getattr(child, "tag", "")
-    return isinstance(tag, str) and tag.rpartition("}")[2] == "loc"
+def _name_of(element: Any) -> str:
+    """The name of an element without its namespace; a comment has none."""
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
 def _addresses(texts: list[str]) -> list[Address]:

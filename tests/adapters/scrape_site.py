@@ -48,7 +48,7 @@ class Site:
                 self.served.append(path)
                 if self.log:
                     self.log.write(path + "\n")
-                n = int(path[1:])
+                n = int(path[1:]) if path[1:].isdigit() else self.pages
                 known = n < self.pages
                 body = BODY.format(n=n, a=2 * n + 1, b=2 * n + 2).encode() if known else b""
                 if self.faults:

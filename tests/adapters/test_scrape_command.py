@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
+from rich.console import Console
 
-from asyncpar_scrape import StoreError
+from asyncpar_scrape import CrawlStatistics, StoreError, cli, display
 from asyncpar_scrape.database import connect
 from asyncpar_scrape.frontier import Entry, Frontier, Outcome
 from asyncpar_scrape.links import address_of
 from asyncpar_scrape.output import export
+from asyncpar_scrape.tally import HostStatistics
 from tests.adapters import scrape_site
 from tests.programs import ROOT
 
@@ -83,6 +87,107 @@ def test_what_is_wrong_is_one_line(tmp_path, arguments, message):
     assert done.returncode in (1, 2)
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+@contextmanager
+def served(tmp_path, pages):
+    """A site in a process of its own; its port."""
+    command = [sys.executable, scrape_site.__file__, str(tmp_path / "served"), str(pages)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    ) as site:
+        yield site.stdout.readline().strip()
+        site.stdin.close()
+
+
+def test_a_list_of_addresses(tmp_path):
+    """Each page is a line; what failed is told, and taken again."""
+    with served(tmp_path, 20) as port:
+        root = f"http://127.0.0.1:{port}"
+        (tmp_path / "urls.txt").write_text(f"# pages\n{root}/1\n\n  {root}/2\n{root}/2#twice\n{root}/99\n")
+        command = ["--urls", "urls.txt", "--out", "pages.jsonl", "--allow-private", "--delay", "0.01"]
+        done = asyncpar(tmp_path, *command, "--user-agent", "test/1.0 (me@example.org)")
+        assert done.returncode == 0, done.stderr
+        assert "2 pages, 2 items, 1 failed, 0 waiting" in done.stderr
+        assert (
+            "failed in this run: StatusError 1; all of them: asyncpar scrape errors pages.jsonl.crawl"
+            in done.stderr
+        )
+        lines = [json.loads(line) for line in (tmp_path / "pages.jsonl").read_text().splitlines()]
+        assert {(line["url"], line["status"], line["title"]) for line in lines} == {
+            (f"{root}/{n}", 200, f"page {n}") for n in (1, 2)
+        }
+        assert all("<title>" in line["text"] for line in lines)
+        listed = asyncpar(tmp_path, "errors", "pages.jsonl.crawl").stdout
+        assert listed == f"{root}/99\tStatusError: {root}/99 answered with status 404\n"
+        again = asyncpar(tmp_path, *command, "--retry-errors", "--user-agent", "test/1.0 (me@example.org)")
+        assert "this run: 1 in" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give the file of a crawler, or a list of addresses with --urls FILE"),
+        (["--urls", "urls.txt"], "--urls needs --out FILE: .jsonl, .csv, .sqlite or .parquet"),
+        (["--urls", "none.txt", "--out", "x.jsonl"], "there is no file 'none.txt'"),
+        (
+            ["--urls", "urls.txt", "--out", "x.jsonl"],
+            "line 2 of urls.txt: 'ftp://b/' is no absolute address of http",
+        ),
+        (["--urls", "one.txt", "--out", "x.jsonl"], "sites are to know who asks: give user_agent="),
+        (["--urls", "one.txt", "--out", "x.xml"], "must say the format"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_one_line(tmp_path, monkeypatch, arguments, message):
+    """Before anything is asked."""
+    monkeypatch.delenv("ASYNCPAR_USER_AGENT", raising=False)
+    (tmp_path / "urls.txt").write_text("http://a/\nftp://b/\n")
+    (tmp_path / "one.txt").write_text("http://a/\n")
+    if "x.xml" in arguments:
+        arguments = [*arguments, "--user-agent", "test/1.0 (me@example.org)"]
+    done = asyncpar(tmp_path, *arguments)
+    assert done.returncode in (1, 2)
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x.jsonl.crawl").exists()
+
+
+def test_traps_are_listed(tmp_path):
+    """Each pattern, with how many of it were refused."""
+    with closing(connect(tmp_path / "crawl.sqlite", write=True)) as connection:
+        frontier = Frontier(connection, per_host=1, max_per_pattern=2)
+        frontier.add((address_of(f"http://a/{n}"), 1) for n in range(5))
+    done = asyncpar(tmp_path, "traps", "crawl.sqlite")
+    assert (done.stdout, done.returncode) == ("http://a/*\t3\n", 0)
+
+
+STATISTICS = CrawlStatistics(
+    pages=1200, items=3400, failed=2, waiting=50, refused=7, seconds=10.0, visited=1202, under_way=64,
+    errors={"StatusError": 2}, hosts=(HostStatistics("http://a.test", 1202, 2, 12.34),), peak_bytes=50_000_000,
+)  # fmt: skip
+
+
+def test_the_report():
+    """What was done, what failed and why, and what was refused."""
+    assert cli.report(STATISTICS, "out.sqlite").splitlines() == [
+        "1,200 pages, 3,400 items, 2 failed, 50 waiting; this run: 1,202 in 10.0 s (120 a second), 50 MB at most without workers",
+        "failed in this run: StatusError 2; all of them: asyncpar scrape errors out.sqlite",
+        "7 links were refused as traps; see max_per_pattern= and asyncpar scrape traps out.sqlite",
+    ]
+
+
+def test_progress_is_a_line_or_a_table():
+    """Lines for logs; on a terminal the busiest hosts and the errors, too."""
+    assert display.line(STATISTICS, 80_000_000) == (
+        "crawl: 1,200 pages, 3,400 items, 2 failed, 50 waiting, 7 refused as traps, 64 on their way, 120.2 a second, "
+        "80 MB, 10 s"
+    )
+    console = Console(width=100, file=io.StringIO())
+    console.print(display._drawn(STATISTICS, 80_000_000))
+    drawn = console.file.getvalue()
+    assert re.search(r"http://a.test +1,202 +2 +12\.3", drawn)
+    assert "errors: StatusError 2" in drawn
 
 
 @pytest.fixture
