@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
 from math import ceil
 from pathlib import Path
 from types import TracebackType
@@ -296,7 +296,7 @@ class Crawler:
             return await self._custom(entry.url)
 
     @contextlib.contextmanager
-    def _held(self, page: Any) -> Iterator[None]:
+    def _held(self, page: Any) -> Generator[None]:
         """A page that waits for its parser counts as bytes in flight. There is no await since it was fetched."""
         in_flight = self._fetcher.in_flight if self._fetcher is not None else None
         if in_flight is None:

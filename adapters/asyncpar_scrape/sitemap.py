@@ -51,7 +51,7 @@ def _unzipped(body: bytes) -> bytes:
 
 
 def _read_xml(body: bytes) -> Sitemap:
-    from lxml import etree
+    from lxml import etree  # pyright: ignore[reportAttributeAccessIssue]  # a module in C, without types
 
     found: dict[str, list[str]] = {"url": [], "sitemap": []}
     # Entities are not resolved and the network is not used: these are strangers' files. One that is broken is read up to there.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from math import inf
 
@@ -40,7 +40,7 @@ class Turns:
         self._lines: dict[str, _Line] = {}
 
     @contextmanager
-    def coming(self, host: str) -> Iterator[None]:
+    def coming(self, host: str) -> Generator[None]:
         """Who is about to ask a host, or asks it, says so, for others to ``expect`` when they would have their turn."""
         line = self._lines.setdefault(host, _Line())
         line.users += 1
