@@ -27,14 +27,26 @@ if TYPE_CHECKING:
     from asyncpar_scrape.hosts import Hosts
     from asyncpar_scrape.page import Page
     from asyncpar_scrape.parsing import Link
+    from asyncpar_scrape.tally import HostStatistics
 
-__all__ = ["CrawlStatistics", "Crawler", "FetchError", "Fetcher", "Hosts", "Link", "Page", "StoreError"]
+__all__ = [
+    "CrawlStatistics",
+    "Crawler",
+    "FetchError",
+    "Fetcher",
+    "HostStatistics",
+    "Hosts",
+    "Link",
+    "Page",
+    "StoreError",
+]
 
 _MODULES = {
     "CrawlStatistics": "crawler",
     "Crawler": "crawler",
     "FetchError": "failures",
     "Fetcher": "fetcher",
+    "HostStatistics": "tally",
     "Hosts": "hosts",
     "Link": "parsing",
     "Page": "page",

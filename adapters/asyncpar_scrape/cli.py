@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -70,7 +71,7 @@ def run(
     """
     options: FetcherOptions = {}
     if user_agent is not None:
-        options["user_agent"] = user_agent
+        options["user_agent"] = os.environ["ASYNCPAR_USER_AGENT"] = user_agent  # the file may leave it to us
     if delay is not None:
         options["delay"] = delay
     if allow_private:
@@ -83,11 +84,18 @@ def run(
         crawler = _crawler_for(urls, out, store, options) if urls else _crawler_of(job)
         if out is not None and crawler.store_path is None:
             raise CommandError(f"--out needs a crawler with store=, which {job} has not", exit_code=2)
-        crawler.configure(resume=resume or retry_errors, retry_errors=retry_errors, **options)
+        _configure(crawler, options, resume=resume or retry_errors, retry_errors=retry_errors)
         print(report(asyncpar.run(crawler.run), crawler.store_path), file=sys.stderr)
-    except (StoreError, TypeError, ValueError) as error:
+    except StoreError as error:
         raise CommandError(str(error)) from error
     return 0 if out is None or crawler.store_path is None else export(Path(crawler.store_path), out)
+
+
+def _configure(crawler: Crawler, options: FetcherOptions, *, resume: bool, retry_errors: bool) -> None:
+    try:
+        crawler.configure(resume=resume, retry_errors=retry_errors, **options)
+    except (TypeError, ValueError) as error:
+        raise CommandError(str(error), exit_code=2) from error
 
 
 @app.command
@@ -168,7 +176,11 @@ def _crawler_for(urls: Path, out: Path | None, store: Path | None, options: Fetc
     if out is None:
         raise CommandError("--urls needs --out FILE: .jsonl, .csv, .sqlite or .parquet", exit_code=2)
     kept = store or out.with_name(out.name + ".crawl")
-    return Crawler(record, start=_addresses_of(urls), depth=0, store=kept, **options)
+    start = _addresses_of(urls)
+    try:
+        return Crawler(record, start=start, depth=0, store=kept, **options)
+    except ValueError as error:  # of an option
+        raise CommandError(str(error), exit_code=2) from error
 
 
 def _addresses_of(urls: Path) -> list[str]:

@@ -102,7 +102,8 @@ class Crawler:
     :arg workers: processes that parse; default as for ``ProcessPool``
     :arg progress: show progress on stderr
     :arg options: of the ``Fetcher``, as ``user_agent``, ``delay``, ``allow_private``
-    :raises ValueError: ``user_agent`` has no contact, or a start address is none
+    :raises ValueError: ``user_agent`` has no contact, a start address is none, or a number is out of range
+    :raises TypeError: there are options beside a ``fetch`` that is to have its own
     """
 
     def __init__(
@@ -125,6 +126,17 @@ class Crawler:
         progress: bool = False,
         **options: Unpack[FetcherOptions],
     ) -> None:
+        numbers = {
+            "concurrency": concurrency,
+            "per_host": per_host,
+            "max_pages": max_pages,
+            "max_per_pattern": max_per_pattern,
+        }
+        for name, number in numbers.items():
+            if number is not None and number < 1:
+                raise ValueError(f"{name}= must be at least 1, not {number}")
+        if parse_timeout <= 0:
+            raise ValueError(f"parse_timeout= must be a number of seconds above 0, not {parse_timeout}")
         self._start = _addresses(start)
         self.parse = parse
         self.store_path = store
@@ -132,10 +144,10 @@ class Crawler:
         if per_host is not None:
             self._options["per_host"] = per_host
         self._custom = fetch
+        self._depth, self._sitemaps = depth, sitemaps
         self._fetcher = self._make_fetcher(options)
         self._resume, self._retry_errors = resume, retry_errors
         self._limits = {"max_pages": max_pages, "max_per_pattern": max_per_pattern}
-        self._depth, self._sitemaps = depth, sitemaps
         self._concurrency = concurrency
         self._parse_timeout = parse_timeout
         self._workers = workers
@@ -153,7 +165,13 @@ class Crawler:
             raise TypeError(
                 f"{', '.join(options)}= is for the Fetcher that a crawler makes; with fetch= give it to what that is"
             )
-        return self._custom if isinstance(self._custom, Fetcher) else None
+        if isinstance(self._custom, Fetcher):
+            return self._custom
+        if self._sitemaps:
+            raise TypeError(
+                "sitemaps=True is for crawls with a Fetcher: a function of one's own knows no robots.txt"
+            )
+        return None
 
     def configure(
         self,

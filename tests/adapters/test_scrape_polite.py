@@ -179,6 +179,13 @@ def test_arguments_are_checked(monkeypatch):
         Crawler(titles, Fetcher(AGENT), start=["http://a.test/"], delay=1, robots=False)
     with pytest.raises(ValueError, match=r"max_failures must be at least 1, not 0"):
         Crawler(titles, user_agent=AGENT, max_failures=0)
+    with pytest.raises(TypeError, match=r"sitemaps=True is for crawls with a Fetcher"):
+        Crawler(titles, str, sitemaps=True)
+    for name in ("concurrency", "per_host", "max_pages", "max_per_pattern"):
+        with pytest.raises(ValueError, match=rf"^{name}= must be at least 1, not 0"):
+            Crawler(titles, user_agent=AGENT, **{name: 0})
+    with pytest.raises(ValueError, match=r"^parse_timeout= must be a number of seconds above 0, not 0"):
+        Crawler(titles, user_agent=AGENT, parse_timeout=0)
 
 
 def test_options_are_those_of_the_client():
