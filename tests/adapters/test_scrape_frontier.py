@@ -241,7 +241,9 @@ def test_memory_does_not_grow_with_the_addresses(tmp_path):
     ASYNCPAR_ADDRESSES, of which 10,000,000 take some minutes.
     """
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}
-    most = int(os.environ.get("ASYNCPAR_ADDRESSES", 2_000_000 if "ASYNCPAR_KILLS" in os.environ else 500_000))
+    most = int(
+        os.environ.get("ASYNCPAR_ADDRESSES") or (2_000_000 if "ASYNCPAR_KILLS" in os.environ else 500_000)
+    )
     peaks = []
     for count in (most // 10, most):
         command = [sys.executable, "-c", MILLIONS, str(tmp_path / f"{count}"), str(count)]
