@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import aiohttp
 
+from asyncpar_scrape.answers import Answer, Pace, Terms
 from asyncpar_scrape.bodies import BadBodyError, Body, BodyTooLargeError
 from asyncpar_scrape.clocks import stopped
 from asyncpar_scrape.failures import (
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from asyncpar_scrape.inflight import Share
 
-REDIRECTS = (301, 302, 303, 307, 308)
 PIECE = 64 * 1024
 MOST_HEADERS = 128
 """Headers of one answer, aiohttp's default. Each may have ``max_headers`` bytes, until all are there and are counted."""
@@ -38,60 +36,6 @@ class HeadersTooLargeError(Exception):
 
 
 LIMITS = (BodyTooLargeError, BadBodyError, HeadersTooLargeError)
-
-
-@dataclass(slots=True)
-class Answer:
-    """What came.
-
-    :ivar seconds: until its headers were there
-    :ivar body: empty where the status is not 200 to 299
-    """
-
-    status: int
-    headers: dict[str, str]
-    seconds: float
-    body: bytes = b""
-
-    @property
-    def location(self) -> str | None:
-        """Where a redirect leads."""
-        return self.headers.get("location") if self.status in REDIRECTS else None
-
-
-class Pace:
-    """Bytes a second, over all answers.
-
-    :arg rate: how many; ``None``: as many as come
-    """
-
-    def __init__(self, rate: float | None) -> None:
-        self.rate = rate
-        self._until = 0.0
-
-    async def spend(self, size: int) -> None:
-        """Wait for as long as so many bytes take."""
-        if self.rate is not None:
-            now = time.monotonic()
-            self._until = max(now, self._until) + size / self.rate
-            await asyncio.sleep(self._until - now)
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How an address is asked.
-
-    :ivar share: of the bytes in flight
-    :ivar most: bytes that the body may have
-    :ivar types: what its Content-Type may begin with; ``None``: whatever it is
-    :ivar robots_file: it is a robots.txt: nobody has to allow it, and one that is too long is cut
-    """
-
-    share: Share
-    retries: int
-    most: int
-    types: tuple[str, ...] | None
-    robots_file: bool = False
 
 
 @dataclass(slots=True)
@@ -184,17 +128,3 @@ def _flat(headers: CIMultiDictProxy[str]) -> dict[str, str]:
         name = name.lower()
         flat[name] = f"{flat[name]}, {value}" if name in flat else value
     return flat
-
-
-def retry_after(headers: dict[str, str]) -> float:
-    """Seconds that an answer's Retry-After asks for, as a number or a date; 0 without one."""
-    text = headers.get("retry-after", "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        then = parsedate_to_datetime(text)
-    except ValueError:
-        return 0.0
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
-    return max(0.0, (then - datetime.now(UTC)).total_seconds())

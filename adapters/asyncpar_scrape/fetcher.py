@@ -6,16 +6,13 @@ import os
 import re
 import ssl as tls
 from types import TracebackType
-from typing import Self, TypedDict
+from typing import TYPE_CHECKING, Self, TypedDict
 from urllib.parse import urljoin
-
-import aiohttp
-from aiohttp.abc import AbstractResolver
 
 from asyncpar.errors import PoolClosedError
 from asyncpar_scrape.addresses import host_of, public_socket
+from asyncpar_scrape.answers import Answer, Pace, Terms, retry_after
 from asyncpar_scrape.decoders import accepted
-from asyncpar_scrape.exchange import MOST_HEADERS, Answer, Exchange, Pace, Terms, retry_after
 from asyncpar_scrape.failures import (
     AddressError,
     FetchTimeoutError,
@@ -30,6 +27,11 @@ from asyncpar_scrape.page import Page
 from asyncpar_scrape.robots import Robots
 from asyncpar_scrape.robotsfile import MOST_BYTES
 from asyncpar_scrape.turns import Turns
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractResolver
+
+    from asyncpar_scrape.exchange import Exchange
 
 RETRIED = (429, 500, 502, 503, 504)
 CONTACT = re.compile(r"https?://[^\s)]+\.|[^\s@]+@[^\s@]+\.")
@@ -144,6 +146,13 @@ class Fetcher:
         return self._in_flight
 
     async def __aenter__(self) -> Self:
+        import aiohttp
+
+        from asyncpar_scrape.exchange import (  # a worker that imports a crawler does without
+            MOST_HEADERS,
+            Exchange,
+        )
+
         connector = aiohttp.TCPConnector(
             limit=0,  # Turns bounds them
             ssl=self._ssl or True,

@@ -15,7 +15,7 @@ import trustme
 
 import asyncpar
 from asyncpar_scrape import Crawler, Fetcher, FetchError, failures
-from asyncpar_scrape.exchange import retry_after
+from asyncpar_scrape.answers import retry_after
 from tests.adapters.scrape_faults import Faults, TLSServer, answer
 from tests.adapters.scrape_job import Resolver
 

@@ -230,10 +230,12 @@ async def test_a_page_in_a_worker():
 
 
 def test_a_worker_imports_no_client():
-    """What reads pages does without aiohttp, the store and the loop."""
+    """What reads pages does without aiohttp, the store and the loop; a job's file that makes a crawler, without aiohttp."""
     program = (
         "import sys, asyncpar_scrape.page, asyncpar_scrape.parsing\n"
-        "print({*sys.modules} & {'aiohttp', 'sqlite3', 'asyncio'})"
+        "print({*sys.modules} & {'aiohttp', 'sqlite3', 'asyncio'})\n"
+        "asyncpar_scrape.Crawler(print, user_agent='test/1.0 (me@example.org)')\n"
+        "print({*sys.modules} & {'aiohttp', 'rich', 'protego'})"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -242,7 +244,7 @@ def test_a_worker_imports_no_client():
         text=True,
         check=False,
     )
-    assert done.stdout == "set()\n", done.stderr
+    assert done.stdout == "set()\nset()\n", done.stderr
 
 
 def test_every_name_is_there():
