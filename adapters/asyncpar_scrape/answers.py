@@ -33,17 +33,34 @@ class Terms:
 
 
 @dataclass(slots=True)
+class Wire:
+    """A request and its answer as they were sent, without the body, for an archive.
+
+    :ivar truncated: why the body is not whole, as WARC-Truncated says it; ``None``: it is
+    """
+
+    target: str
+    asked: list[tuple[str, str]]
+    protocol: str
+    status: str
+    headers: list[tuple[str, str]]
+    truncated: str | None
+
+
+@dataclass(slots=True)
 class Answer:
     """What came.
 
     :ivar seconds: until its headers were there
     :ivar body: empty where the status is not 200 to 299
+    :ivar wire: where it is asked for
     """
 
     status: int
     headers: dict[str, str]
     seconds: float
     body: bytes = b""
+    wire: Wire | None = None
 
     @property
     def location(self) -> str | None:

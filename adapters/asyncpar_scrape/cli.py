@@ -21,6 +21,7 @@ from asyncpar_scrape.flat import record
 from asyncpar_scrape.links import address_of
 from asyncpar_scrape.output import check_format
 from asyncpar_scrape.output import export as write_out
+from asyncpar_scrape.warc import WarcError
 
 Flag = Annotated[bool, Parameter(negative="")]
 
@@ -41,6 +42,7 @@ def run(
     user_agent: str | None = None,
     delay: float | None = None,
     allow_private: Flag = False,
+    warc: Path | None = None,
 ) -> int:
     """Run the crawl that a file defines as `crawler = Crawler(...)`, or fetch a list of addresses; report on stderr.
 
@@ -68,6 +70,8 @@ def run(
         Seconds between two requests to a host.
     allow_private
         Connect to this machine and to private networks, too.
+    warc
+        A WARC file to append all requests and answers to.
     """
     options: FetcherOptions = {}
     if user_agent is not None:
@@ -76,6 +80,8 @@ def run(
         options["delay"] = delay
     if allow_private:
         options["allow_private"] = True
+    if warc is not None:
+        options["warc"] = warc
     if (job is None) == (urls is None):
         raise CommandError("give the file of a crawler, or a list of addresses with --urls FILE", exit_code=2)
     try:
@@ -86,7 +92,7 @@ def run(
             raise CommandError(f"--out needs a crawler with store=, which {job} has not", exit_code=2)
         _configure(crawler, options, resume=resume or retry_errors, retry_errors=retry_errors)
         print(report(asyncpar.run(crawler.run), crawler.store_path), file=sys.stderr)
-    except StoreError as error:
+    except (StoreError, WarcError) as error:
         raise CommandError(str(error)) from error
     return 0 if out is None or crawler.store_path is None else export(Path(crawler.store_path), out)
 
@@ -94,7 +100,7 @@ def run(
 def _configure(crawler: Crawler, options: FetcherOptions, *, resume: bool, retry_errors: bool) -> None:
     try:
         crawler.configure(resume=resume, retry_errors=retry_errors, **options)
-    except (TypeError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise CommandError(str(error), exit_code=2) from error
 
 
@@ -179,7 +185,7 @@ def _crawler_for(urls: Path, out: Path | None, store: Path | None, options: Fetc
     start = _addresses_of(urls)
     try:
         return Crawler(record, start=start, depth=0, store=kept, **options)
-    except ValueError as error:  # of an option
+    except (ImportError, ValueError) as error:  # of an option
         raise CommandError(str(error), exit_code=2) from error
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from asyncpar_scrape.answers import Answer, Pace, Terms
+from asyncpar_scrape.answers import Answer, Pace, Terms, Wire
 from asyncpar_scrape.bodies import BadBodyError, Body, BodyTooLargeError
 from asyncpar_scrape.clocks import stopped
 from asyncpar_scrape.failures import (
@@ -44,12 +44,14 @@ class Exchange:
 
     :ivar timeout: seconds for a request and its whole answer; waiting for room or for ``pace`` does not count
     :ivar max_headers: bytes of headers that an answer may have
+    :ivar wired: answers are to have a ``Wire``
     """
 
     session: aiohttp.ClientSession
     timeout: float
     pace: Pace
     max_headers: int
+    wired: bool = False
 
     async def get(self, url: str, terms: Terms) -> Answer:
         """Ask once, and follow nothing. The share holds the body; it is cleared when there is none.
@@ -72,6 +74,8 @@ class Exchange:
             answer = Answer(response.status, _flat(response.headers), time.monotonic() - began)
             if sum(len(name) + len(value) + 4 for name, value in response.raw_headers) > self.max_headers:
                 raise HeadersTooLargeError
+            if self.wired:
+                answer.wire = _wire(response)
             if not 200 <= response.status < 300:
                 return answer
             kind = response.headers.get("Content-Type", "").lower()
@@ -84,8 +88,12 @@ class Exchange:
                 if not terms.robots_file:
                     raise
                 answer.body = body.begun(terms.most)
+                if answer.wire is not None:
+                    answer.wire.truncated = "length"
                 return answer
             answer.body = body.end()
+            if answer.wire is not None:
+                answer.wire.truncated = None
             return answer
 
     def _reason(self, url: str, most: int, error: Exception) -> FetchError:
@@ -120,6 +128,19 @@ class Exchange:
             if self.pace.rate is not None:
                 with stopped(limit):
                     await self.pace.spend(len(piece))
+
+
+def _wire(response: aiohttp.ClientResponse) -> Wire:
+    """What goes into an archive; its body counts as cut off until it was read."""
+    version = response.version
+    return Wire(
+        response.url.raw_path_qs,
+        list(response.request_info.headers.items()),
+        f"HTTP/{version.major}.{version.minor}" if version else "HTTP/1.1",
+        f"{response.status} {response.reason or ''}".rstrip(),
+        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers],
+        "unspecified",
+    )
 
 
 def _flat(headers: CIMultiDictProxy[str]) -> dict[str, str]:

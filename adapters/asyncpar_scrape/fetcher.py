@@ -27,6 +27,7 @@ from asyncpar_scrape.page import Page
 from asyncpar_scrape.robots import Robots
 from asyncpar_scrape.robotsfile import MOST_BYTES
 from asyncpar_scrape.turns import Turns
+from asyncpar_scrape.warc import WarcFile
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractResolver
@@ -60,6 +61,7 @@ class FetcherOptions(TypedDict, total=False):
     allow_private: bool
     ssl: tls.SSLContext | None
     resolver: AbstractResolver | None
+    warc: str | os.PathLike[str] | None
 
 
 class Fetcher:
@@ -94,7 +96,10 @@ class Fetcher:
     :arg allow_private: connect to this machine and to private networks, too
     :arg ssl: how TLS is verified, as for a company's own authorities; default as Python does
     :arg resolver: finds the addresses of hosts, in place of the system's
+    :arg warc: a WARC file to append all requests and answers to, those for robots.txt, redirects and errors included; needs
+        the extra ``warc``. Opening the fetcher raises ``WarcError`` where that cannot be
     :raises ValueError: ``user_agent`` is missing, or has no contact
+    :raises ImportError: ``warc`` is given, and warcio is missing
     """
 
     def __init__(
@@ -119,6 +124,7 @@ class Fetcher:
         allow_private: bool = False,
         ssl: tls.SSLContext | None = None,
         resolver: AbstractResolver | None = None,
+        warc: str | os.PathLike[str] | None = None,
     ) -> None:
         self._agent = user_agent = _checked_agent(user_agent)
         self._turns = Turns(Hosts(per_host, delay, max_failures=max_failures), concurrency, max_retry_after)
@@ -133,6 +139,7 @@ class Fetcher:
         self._types = content_types
         self._private = allow_private
         self._ssl, self._resolver = ssl, resolver
+        self._warc = None if warc is None else WarcFile(warc, user_agent)
         self._exchange: Exchange | None = None
 
     @property
@@ -153,6 +160,8 @@ class Fetcher:
             Exchange,
         )
 
+        if self._warc is not None:
+            await self._warc.open()
         connector = aiohttp.TCPConnector(
             limit=0,  # Turns bounds them
             ssl=self._ssl or True,
@@ -169,7 +178,9 @@ class Fetcher:
             max_headers=MOST_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._stall, sock_read=self._stall),
         )
-        self._exchange = Exchange(session, self._timeout, self._pace, self._max_headers)
+        self._exchange = Exchange(
+            session, self._timeout, self._pace, self._max_headers, self._warc is not None
+        )
         return self
 
     async def __aexit__(
@@ -177,7 +188,11 @@ class Fetcher:
     ) -> None:
         if self._exchange is not None:
             session, self._exchange = self._exchange.session, None
-            await session.close()
+            try:
+                await session.close()
+            finally:
+                if self._warc is not None:
+                    await self._warc.close()
 
     async def __call__(self, url: str) -> Page:
         """Fetch a page. Cancelling closes its connection.
@@ -269,6 +284,8 @@ class Fetcher:
             raise
         finally:
             self._turns.end(host, failed=failed, seconds=seconds, retry_after=pause)
+        if self._warc is not None and answer.wire is not None:
+            await self._warc.write(url, answer.wire, answer.body)
         return answer, pause
 
     async def _read_robots(self, url: str) -> bytes:

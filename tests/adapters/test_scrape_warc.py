@@ -1,0 +1,187 @@
+"""What was fetched as a WARC file: read again by warcio, appended to, and mended after a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+from warcio.archiveiterator import ArchiveIterator
+
+from asyncpar_scrape import Fetcher
+from asyncpar_scrape.failures import StatusError
+from asyncpar_scrape.warc import WarcError
+from tests.adapters.scrape_faults import Faults, answer
+from tests.programs import ROOT
+
+AGENT = "test/1.0 (me@example.org)"
+
+
+def fetcher(path, **options):
+    return Fetcher(
+        AGENT, **{"delay": 0, "retries": 0, "robots": False, "allow_private": True, "warc": path} | options
+    )
+
+
+def records(path):
+    """Type, path, status and body of each record; digests are checked."""
+    found = []
+    with path.open("rb") as stream:
+        for record in ArchiveIterator(stream, check_digests="raise"):
+            url = record.rec_headers.get_header("WARC-Target-URI") or ""
+            status = record.http_headers.get_statuscode() if record.rec_type == "response" else ""
+            found.append(
+                (record.rec_type, "/" + url.split("/", 3)[-1], status, record.content_stream().read())
+            )
+    return found
+
+
+def pages(path):
+    return [(where, status, body) for kind, where, status, body in records(path) if kind == "response"]
+
+
+async def test_requests_and_answers_are_kept(tmp_path):
+    """Redirects, errors and robots.txt, too; bodies as they are read."""
+    path = tmp_path / "crawl.warc.gz"
+    async with Faults(robots=answer(b"User-agent: *\n")) as site, fetcher(path, robots=True) as fetch:
+        await fetch(site.url("/gzip"))
+        await fetch(site.url("/to-ok"))
+        with pytest.raises(StatusError):
+            await fetch(site.url("/404"))
+    assert await asyncio.to_thread(pages, path) == [
+        ("/robots.txt", "200", b"User-agent: *\n"),
+        ("/gzip", "200", b"<title>gzip</title>"),
+        ("/to-ok", "301", b""),
+        ("/ok", "200", b"<title>fine</title>"),
+        ("/404", "404", b""),
+    ]
+    kinds = [kind for kind, *_ in await asyncio.to_thread(records, path)]
+    assert kinds == ["warcinfo", *["response", "request"] * 5]
+
+
+async def test_what_a_record_says(tmp_path):
+    """Who asked, which request an answer is for, what became of its encoding, and that a body was not read."""
+    path = tmp_path / "crawl.warc.gz"
+    async with Faults() as site, fetcher(path) as fetch:
+        await fetch(site.url("/gzip"))
+        with pytest.raises(StatusError):
+            await fetch(site.url("/404"))
+
+    def read():
+        with path.open("rb") as stream:
+            return [
+                (one.rec_headers, one.http_headers, one.content_stream().read())
+                for one in ArchiveIterator(stream)
+            ]
+
+    info, response, request, missing, _ = await asyncio.to_thread(read)
+    assert f"http-header-user-agent: {AGENT}".encode() in info[2]
+    assert request[0].get_header("WARC-Concurrent-To") == response[0].get_header("WARC-Record-ID")
+    assert request[1].get_header("User-Agent") == AGENT
+    assert response[1].get_header("X-Archive-Orig-Content-Encoding") == "gzip"
+    assert response[1].get_header("Content-Encoding") is None
+    assert response[1].get_header("Content-Length") == str(len(response[2]))
+    assert response[0].get_header("WARC-Truncated") is None
+    assert missing[0].get_header("WARC-Truncated") == "unspecified"
+
+
+async def test_a_file_is_appended_to_by_one(tmp_path):
+    """While a fetcher has it another is told; afterwards it goes on."""
+    path = tmp_path / "crawl.warc.gz"
+    async with Faults() as site:
+        async with fetcher(path) as fetch:
+            await fetch(site.url("/ok"))
+            with pytest.raises(WarcError, match=r"crawl.warc.gz is in use by another fetcher: wait until"):
+                await fetcher(path).__aenter__()
+        async with fetcher(path) as fetch:
+            await fetch(site.url("/gzip"))
+    assert [where for where, *_ in await asyncio.to_thread(pages, path)] == ["/ok", "/gzip"]
+
+
+@pytest.mark.may_block
+@pytest.mark.parametrize("cut", [1, 37, 400])
+async def test_a_torn_end_is_cut_off(tmp_path, cut):
+    """What a killed program left of its last record goes, and what is whole stays."""
+    path = tmp_path / "crawl.warc.gz"
+    async with Faults() as site:
+        async with fetcher(path) as fetch:
+            await fetch(site.url("/ok"))
+            size = path.stat().st_size
+            await fetch(site.url("/n1"))
+        os.truncate(path, max(size + 1, path.stat().st_size - cut))
+        async with fetcher(path) as fetch:
+            await fetch(site.url("/gzip"))
+    found = [where for where, *_ in await asyncio.to_thread(pages, path)]
+    assert [where for where in found if where != "/n1"] == ["/ok", "/gzip"]
+
+
+@pytest.mark.may_block
+async def test_another_file_is_not_written_to(tmp_path):
+    """One that is no archive of ours stays as it is."""
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes")
+    with pytest.raises(WarcError, match=r"damaged at byte 0, or no gzip file: take another path"):
+        await fetcher(path).__aenter__()
+    assert path.read_text() == "my notes"
+
+
+@pytest.mark.may_block
+async def test_a_file_that_cannot_grow(tmp_path):
+    """As on a full disk: the page's fetch fails, what was begun of its record goes, and what is whole stays."""
+    path = tmp_path / "crawl.warc.gz"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with Faults() as site, fetcher(path) as fetch:
+        await fetch(site.url("/ok"))
+        size = path.stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, hard))
+        try:
+            with pytest.raises(WarcError, match=r"crawl.warc.gz cannot be written: .*File too large"):
+                await fetch(site.url("/gzip"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.stat().st_size == size
+        await fetch(site.url("/members"))
+    assert [where for where, *_ in pages(path)] == ["/ok", "/members"]
+
+
+JOB = """
+import asyncio, itertools, sys
+from asyncpar_scrape import Fetcher
+async def main():
+    async with Fetcher("test/1.0 (me@example.org)", delay=0, robots=False, allow_private=True, warc=sys.argv[1]) as fetch:
+        for n in itertools.count():
+            await fetch(f"http://127.0.0.1:{sys.argv[2]}/n{n}")
+            print(n, flush=True)
+asyncio.run(main())
+"""
+
+
+async def test_killed_and_gone_on(tmp_path):
+    """After kill -9 every page that was fetched is there, and the next one appends."""
+    path = tmp_path / "crawl.warc.gz"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}
+
+    def until_killed(port):
+        with subprocess.Popen(
+            [sys.executable, "-c", JOB, str(path), str(port)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as job:
+            for line in job.stdout:
+                if int(line) == 10:
+                    job.send_signal(signal.SIGKILL)
+                    break
+            return 10 + len(job.stdout.read().split())
+
+    async with Faults() as site:
+        last = await asyncio.to_thread(until_killed, site.port)
+        async with fetcher(path) as fetch:
+            await fetch(site.url("/ok"))
+    found = [where for where, *_ in await asyncio.to_thread(pages, path)]
+    assert found[: last + 1] == [f"/n{n}" for n in range(last + 1)]
+    assert found[-1] == "/ok"
