@@ -9,6 +9,7 @@ import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,8 @@ class WarcFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], agent: str) -> None:
-        try:
-            import warcio  # noqa: F401
-        except ImportError as error:
-            raise ImportError("warc= needs warcio: pip install 'asyncpar[warc]'") from error
+        if find_spec("warcio") is None:
+            raise ImportError("warc= needs warcio: pip install 'asyncpar[warc]'")
         self.path, self._agent = Path(path), agent
         self._fd = -1
         self._size = 0
