@@ -146,7 +146,7 @@ osls := .venv/osls/node_modules/.bin/osls
 
 .venv/%/stamp: $(inputs) requirements/test.txt | python
 	@scripts/make-venv .venv/$* "$(if $(filter $*,$(main)),$(main_python),$(shell scripts/find-python $*))" \
-		--editable '.[fast,cli,web,numba,by-value,parquet,lambda-local,gcf-local,azure,mpi,opencl-cpu,scrape,warc]' --requirement requirements/test.txt
+		--editable '.[fast,cli,web,numba,by-value,parquet,lambda-local,gcf-local,azure,mpi,opencl-cpu,scrape,warc,cache]' --requirement requirements/test.txt
 	@touch $@
 
 .venv/%/check-stamp: .venv/%/stamp requirements/check.txt

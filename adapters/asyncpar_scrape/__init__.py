@@ -1,7 +1,7 @@
 """Scraping jobs on asyncpar: pages are fetched on the loop, parsed on processes, and kept in one SQLite file.
 
 fetcher    the client: Fetcher. Beside it: hosts and turns (politeness), robots and robotsfile, answers, exchange, bodies, decoders,
-           inflight and clocks (one request, within bounds), addresses, reasons and failures, warc (what was fetched, as a file)
+           inflight and clocks (one request, within bounds), addresses, reasons and failures; cache, and warc (archives)
 page       what it gives: Page. Beside it: charsets, links, structured (JSON-LD, microdata), tables
 crawler    the pipeline: Crawler
 parsing    the worker's side: runs the parser

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ class Terms:
     :ivar most: bytes that the body may have
     :ivar types: what its Content-Type may begin with; ``None``: whatever it is
     :ivar robots_file: it is a robots.txt: nobody has to allow it, and one that is too long is cut
+    :ivar headers: more of them, for the request
     """
 
     share: Share
@@ -30,6 +32,7 @@ class Terms:
     most: int
     types: tuple[str, ...] | None
     robots_file: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

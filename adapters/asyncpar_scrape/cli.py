@@ -14,6 +14,7 @@ from cyclopts import App, Parameter
 import asyncpar
 from asyncpar.cli.errors import CommandError, exit_codes
 from asyncpar_scrape import database
+from asyncpar_scrape.cache import CacheError
 from asyncpar_scrape.crawler import Crawler, CrawlStatistics
 from asyncpar_scrape.database import StoreError
 from asyncpar_scrape.fetcher import FetcherOptions
@@ -42,6 +43,7 @@ def run(
     user_agent: str | None = None,
     delay: float | None = None,
     allow_private: Flag = False,
+    cache: Path | None = None,
     warc: Path | None = None,
 ) -> int:
     """Run the crawl that a file defines as `crawler = Crawler(...)`, or fetch a list of addresses; report on stderr.
@@ -70,6 +72,8 @@ def run(
         Seconds between two requests to a host.
     allow_private
         Connect to this machine and to private networks, too.
+    cache
+        A folder in which pages are kept and looked for first, for developing a parser.
     warc
         A WARC file to append all requests and answers to.
     """
@@ -80,6 +84,8 @@ def run(
         options["delay"] = delay
     if allow_private:
         options["allow_private"] = True
+    if cache is not None:
+        options["cache"] = cache
     if warc is not None:
         options["warc"] = warc
     if (job is None) == (urls is None):
@@ -92,7 +98,7 @@ def run(
             raise CommandError(f"--out needs a crawler with store=, which {job} has not", exit_code=2)
         _configure(crawler, options, resume=resume or retry_errors, retry_errors=retry_errors)
         print(report(asyncpar.run(crawler.run), crawler.store_path), file=sys.stderr)
-    except (StoreError, WarcError) as error:
+    except (StoreError, CacheError, WarcError) as error:
         raise CommandError(str(error)) from error
     return 0 if out is None or crawler.store_path is None else export(Path(crawler.store_path), out)
 

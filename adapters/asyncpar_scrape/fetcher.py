@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import ssl as tls
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict
 from urllib.parse import urljoin
@@ -12,6 +14,7 @@ from urllib.parse import urljoin
 from asyncpar.errors import PoolClosedError
 from asyncpar_scrape.addresses import host_of, public_socket
 from asyncpar_scrape.answers import Answer, Pace, Terms, retry_after
+from asyncpar_scrape.cache import Cache
 from asyncpar_scrape.decoders import accepted
 from asyncpar_scrape.failures import (
     AddressError,
@@ -62,6 +65,7 @@ class FetcherOptions(TypedDict, total=False):
     ssl: tls.SSLContext | None
     resolver: AbstractResolver | None
     warc: str | os.PathLike[str] | None
+    cache: str | os.PathLike[str] | None
 
 
 class Fetcher:
@@ -98,8 +102,11 @@ class Fetcher:
     :arg resolver: finds the addresses of hosts, in place of the system's
     :arg warc: a WARC file to append all requests and answers to, those for robots.txt, redirects and errors included; needs
         the extra ``warc``. Opening the fetcher raises ``WarcError`` where that cannot be
+    :arg cache: a folder in which pages are kept and looked for first, by the rules of RFC 9111 for a private cache; needs the
+        extra ``cache``. What is fresh there costs no request and waits for nobody. Opening the fetcher raises
+        ``CacheError`` where that cannot be
     :raises ValueError: ``user_agent`` is missing, or has no contact
-    :raises ImportError: ``warc`` is given, and warcio is missing
+    :raises ImportError: ``warc`` or ``cache`` is given, and warcio or hishel is missing
     """
 
     def __init__(
@@ -125,6 +132,7 @@ class Fetcher:
         ssl: tls.SSLContext | None = None,
         resolver: AbstractResolver | None = None,
         warc: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
     ) -> None:
         self._agent = user_agent = _checked_agent(user_agent)
         self._turns = Turns(Hosts(per_host, delay, max_failures=max_failures), concurrency, max_retry_after)
@@ -140,6 +148,8 @@ class Fetcher:
         self._private = allow_private
         self._ssl, self._resolver = ssl, resolver
         self._warc = None if warc is None else WarcFile(warc, user_agent)
+        self._headers = {"User-Agent": user_agent, "Accept-Encoding": accepted()}
+        self._cache = None if cache is None else Cache(Path(cache), self._headers)
         self._exchange: Exchange | None = None
 
     @property
@@ -160,8 +170,14 @@ class Fetcher:
             Exchange,
         )
 
-        if self._warc is not None:
-            await self._warc.open()
+        if self._cache is not None:
+            await self._cache.open()
+        try:
+            if self._warc is not None:
+                await self._warc.open()
+        except BaseException:
+            await self._close_files()
+            raise
         connector = aiohttp.TCPConnector(
             limit=0,  # Turns bounds them
             ssl=self._ssl or True,
@@ -170,7 +186,7 @@ class Fetcher:
         )
         session = aiohttp.ClientSession(
             connector=connector,
-            headers={"User-Agent": self._agent, "Accept-Encoding": accepted()},
+            headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             max_line_size=self._max_headers,
@@ -191,8 +207,13 @@ class Fetcher:
             try:
                 await session.close()
             finally:
-                if self._warc is not None:
-                    await self._warc.close()
+                await self._close_files()
+
+    async def _close_files(self) -> None:
+        if self._warc is not None:
+            await self._warc.close()
+        if self._cache is not None:
+            await self._cache.close()
 
     async def __call__(self, url: str) -> Page:
         """Fetch a page. Cancelling closes its connection.
@@ -207,7 +228,9 @@ class Fetcher:
         return await self._fetch(url, 0, None if any_type else self._types)
 
     def expect(self, url: str) -> float:
-        """Seconds that a request would wait for its host's turn, by how it went so far."""
+        """Seconds that a request would wait for its host's turn, by how it went so far; 0 if it may need no request."""
+        if self._cache is not None:
+            return 0.0
         try:
             return self._turns.expect(host_of(address(url)))
         except ValueError:  # which the request will say
@@ -239,16 +262,34 @@ class Fetcher:
             if known in seen:
                 raise RedirectError(f"the redirects of {url} go in a circle, at {at}")
             seen.add(known)
-            host = host_of(known)
-            if not terms.robots_file and self._robots is not None:
-                delay = await self._robots.check(host, at)
-                if delay:
-                    self._turns.slow_down(host, delay)
-            answer = await self._ask(host, at, terms)
+            answer = await self._look_up(host_of(known), at, terms)
             if answer.location is None:
                 return at, answer
             at = _led(at, answer.location)
         raise RedirectError(f"{url} has more than {self._max_redirects} redirects; see max_redirects=")
+
+    async def _look_up(self, host: str, url: str, terms: Terms) -> Answer:
+        """What the cache has of an address, else what its host says."""
+        if self._cache is None or terms.robots_file:
+            return await self._allowed(host, url, terms)
+        name = url.partition("#")[0]
+        found = await self._cache.find(name)
+        answer = found.answer
+        if answer is None:
+            terms = replace(terms, headers=found.headers)
+            answer = await self._cache.settle(name, found, await self._allowed(host, url, terms))
+        missing = len(answer.body) - terms.share.held
+        if missing > 0 and not terms.share.add_nowait(missing):
+            await terms.share.add(missing)
+        return answer
+
+    async def _allowed(self, host: str, url: str, terms: Terms) -> Answer:
+        """Ask an address, if robots.txt allows it."""
+        if not terms.robots_file and self._robots is not None:
+            delay = await self._robots.check(host, url)
+            if delay:
+                self._turns.slow_down(host, delay)
+        return await self._ask(host, url, terms)
 
     async def _ask(self, host: str, url: str, terms: Terms) -> Answer:
         """Ask until there is an answer, or no more tries."""
