@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from asyncpar_scrape.failures import ContentTypeError, TooLargeError
+
 if TYPE_CHECKING:
     from asyncpar_scrape.inflight import Share
 
@@ -69,6 +71,20 @@ class Answer:
     def location(self) -> str | None:
         """Where a redirect leads."""
         return self.headers.get("location") if self.status in REDIRECTS else None
+
+
+def check_type(url: str, kind: str, types: tuple[str, ...] | None) -> None:
+    """Whether an answer is of a type that is asked for; one without a type is.
+
+    :raises ContentTypeError: it is not
+    """
+    if kind and types is not None and not kind.lower().startswith(types):
+        raise ContentTypeError(f"{url} is of type {kind.lower()}, which content_types= has not")
+
+
+def too_large(url: str, most: int) -> TooLargeError:
+    """The error for a body that is over its bound."""
+    return TooLargeError(f"the body of {url} is over {most:,} bytes; see max_bytes=")
 
 
 class Pace:

@@ -12,12 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from asyncpar.errors import PoolClosedError
 from asyncpar_scrape.answers import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hishel import AnyState, CacheOptions, SqliteStorage
+    from hishel import AnyState, CacheOptions, Entry, SqliteStorage
 
 T = TypeVar("T")
 
@@ -92,7 +93,10 @@ class Cache:
         return await self._run(self._settle, url, found.state, answer)
 
     def _run(self, call: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-        assert self._thread is not None
+        if self._thread is None:
+            raise PoolClosedError(
+                "this Fetcher is not open: use it inside 'async with Fetcher(...) as fetch:'"
+            )
         return asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
 
     # -- in the thread
@@ -105,10 +109,13 @@ class Cache:
         with closing(
             sqlite3.connect(path)
         ) as connection:  # the storage would log what is wrong, and go on without
-            connection.execute("PRAGMA user_version")
             connection.execute("SELECT count(*) FROM sqlite_schema")
+            connection.execute("BEGIN IMMEDIATE")  # raises where it cannot be written
+            connection.rollback()
         storage = SqliteStorage(database_path=path, max_size=MOST_BYTES)
         storage.get_entries("")
+        if storage.connection is None:  # which it logged
+            raise OSError(f"nothing can be written to {self._folder}")
         return storage
 
     def _find(self, url: str) -> Found:
@@ -117,7 +124,8 @@ class Cache:
         assert self._storage is not None
         options: CacheOptions = {"shared": False}
         request = Request("GET", url, Headers(self._headers))
-        state = IdleClient(options=options).next(request, self._storage.get_entries(url))
+        kept = [entry for entry in self._storage.get_entries(url) if self._is_for_us(entry)]
+        state = IdleClient(options=options).next(request, kept)
         if isinstance(state, FromCache):
             return Found(state, _answer(state.entry.response), {})
         asked = dict(state.request.headers) if isinstance(state, NeedRevalidation) else {}
@@ -141,6 +149,7 @@ class Cache:
         headers = {name: value for name, value in answer.headers.items() if name not in DROPPED}
         headers.setdefault("date", formatdate(usegmt=True))  # an answer without one would never grow old
         response = Response(answer.status, Headers(headers), iter([answer.body]))
+        self._forget(state, answer.status)
         while True:
             if isinstance(state, NeedRevalidation) or (isinstance(state, CacheMiss) and answer.status != 304):
                 state = state.next(response)
@@ -161,6 +170,23 @@ class Cache:
                 return _answer(state.entry.response)
             else:
                 return answer
+
+    def _is_for_us(self, entry: Entry) -> bool:
+        """Whether an answer was to a request like ours, by its Vary: another one's must not be validated as ours."""
+        names = [
+            name.strip() for name in (entry.response.headers.get("vary") or "").split(",") if name.strip()
+        ]
+        ours = {name.lower(): value for name, value in self._headers.items()}
+        return all(entry.request.headers.get(name) == ours.get(name.lower()) for name in names)
+
+    def _forget(self, state: AnyState, status: int) -> None:
+        """Remove what a whole answer replaces: the rules leave one of them, and a bare 304 could then mean either."""
+        from hishel import NeedRevalidation
+
+        assert self._storage is not None
+        if isinstance(state, NeedRevalidation) and status == 200:
+            for entry in state.revalidating_entries:
+                self._storage.remove_entry(entry.id)
 
 
 def _answer(response: Any) -> Answer:

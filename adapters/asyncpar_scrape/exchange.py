@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from asyncpar_scrape.answers import Answer, Pace, Terms, Wire
+from asyncpar_scrape.answers import Answer, Pace, Terms, Wire, check_type, too_large
 from asyncpar_scrape.bodies import BadBodyError, Body, BodyTooLargeError
 from asyncpar_scrape.clocks import stopped
 from asyncpar_scrape.failures import (
-    ContentTypeError,
     FetchError,
     FetchTimeoutError,
     TooLargeError,
@@ -78,9 +77,7 @@ class Exchange:
                 answer.wire = _wire(response)
             if not 200 <= response.status < 300:
                 return answer
-            kind = response.headers.get("Content-Type", "").lower()
-            if kind and terms.types is not None and not kind.startswith(terms.types):
-                raise ContentTypeError(f"{url} is of type {kind}, which content_types= has not")
+            check_type(url, response.headers.get("Content-Type", ""), terms.types)
             body = Body(answer.headers.get("content-encoding", ""), terms.most)
             try:
                 await self._read(response.content, body, terms.share, limit)
@@ -99,7 +96,7 @@ class Exchange:
     def _reason(self, url: str, most: int, error: Exception) -> FetchError:
         """What the bounds raised; all other errors are aiohttp's."""
         if isinstance(error, BodyTooLargeError):
-            return TooLargeError(f"the body of {url} is over {most:,} bytes; see max_bytes=")
+            return too_large(url, most)
         if isinstance(error, BadBodyError):
             return TransportError(f"the body of {url} cannot be read: {error}")
         if isinstance(error, HeadersTooLargeError) or has_too_many_headers(error):

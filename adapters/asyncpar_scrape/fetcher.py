@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 
 from asyncpar.errors import PoolClosedError
 from asyncpar_scrape.addresses import host_of, public_socket
-from asyncpar_scrape.answers import Answer, Pace, Terms, retry_after
+from asyncpar_scrape.answers import Answer, Pace, Terms, check_type, retry_after, too_large
 from asyncpar_scrape.cache import Cache
 from asyncpar_scrape.decoders import accepted
 from asyncpar_scrape.failures import (
@@ -228,9 +228,7 @@ class Fetcher:
         return await self._fetch(url, 0, None if any_type else self._types)
 
     def expect(self, url: str) -> float:
-        """Seconds that a request would wait for its host's turn, by how it went so far; 0 if it may need no request."""
-        if self._cache is not None:
-            return 0.0
+        """Seconds that a request would wait for its host's turn, by how it went so far."""
         try:
             return self._turns.expect(host_of(address(url)))
         except ValueError:  # which the request will say
@@ -276,8 +274,14 @@ class Fetcher:
         found = await self._cache.find(name)
         answer = found.answer
         if answer is None:
-            terms = replace(terms, headers=found.headers)
-            answer = await self._cache.settle(name, found, await self._allowed(host, url, terms))
+            asked = replace(terms, headers=found.headers)
+            answer = await self._cache.settle(name, found, await self._allowed(host, url, asked))
+            if answer.status == 304 and found.headers:  # it is about another page than the one that is kept
+                found = replace(found, headers={})
+                answer = await self._cache.settle(name, found, await self._allowed(host, url, terms))
+        check_type(url, answer.headers.get("content-type", ""), terms.types)
+        if len(answer.body) > terms.most:
+            raise too_large(url, terms.most)
         missing = len(answer.body) - terms.share.held
         if missing > 0 and not terms.share.add_nowait(missing):
             await terms.share.add(missing)

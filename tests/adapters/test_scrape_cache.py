@@ -10,8 +10,10 @@ from email.utils import formatdate
 import pytest
 from aiohttp import web
 
+from asyncpar import PoolClosedError
 from asyncpar_scrape import Crawler, Fetcher
 from asyncpar_scrape.cache import CacheError
+from asyncpar_scrape.failures import ContentTypeError, TooLargeError
 
 AGENT = "test/1.0 (me@example.org)"
 
@@ -103,6 +105,33 @@ async def test_what_has_changed_takes_its_place(tmp_path):
     assert asked == {"/a": 4}
 
 
+async def test_a_changed_page_with_a_weak_tag(tmp_path):
+    """A 304 with such a tag names no page: only one may be kept."""
+
+    def answer(request, n):
+        tag = 'W/"1"' if n < 2 else 'W/"2"'
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}
+        same = request.headers.get("If-None-Match") == tag
+        return web.Response(status=304, headers=headers) if same else page(tag, **headers)
+
+    async with site(answer) as (root, asked):
+        assert await texts(tmp_path, root + "/a", 4, robots=False) == ['W/"1"'] + ['W/"2"'] * 3
+    assert asked == {"/a": 4}
+
+
+async def test_a_304_for_another_page(tmp_path):
+    """A server that is wrong is asked for the whole page."""
+
+    def answer(request, n):
+        if "If-None-Match" in request.headers:
+            return web.Response(status=304, headers={"ETag": '"other"'})
+        return page(f"number {n}", ETag='"1"', Cache_Control="no-cache")
+
+    async with site(answer) as (root, asked):
+        assert await texts(tmp_path, root + "/a", 2, robots=False) == ["number 1", "number 3"]
+    assert asked == {"/a": 3}
+
+
 @pytest.mark.parametrize(
     "headers", [{"Cache_Control": "no-store"}, {"Vary": "*", "Cache_Control": "max-age=99"}, {}]
 )
@@ -128,6 +157,26 @@ async def test_answers_vary_by_who_asks(tmp_path):
     assert asked == {"/a": 2}
 
 
+async def test_a_page_for_another_is_not_validated(tmp_path):
+    """Its date says nothing of ours; each keeps its own."""
+
+    def answer(request, _):
+        headers = {
+            "Vary": "User-Agent",
+            "Last-Modified": "Tue, 10 Nov 2026 10:00:00 GMT",
+            "Cache-Control": "no-cache",
+        }
+        if "If-Modified-Since" in request.headers:
+            return web.Response(status=304, headers=headers)
+        return page(request.headers["User-Agent"], **headers)
+
+    other = "other/1 (me@example.org)"
+    async with site(answer) as (root, _):
+        for agent in (AGENT, other, AGENT, other):
+            async with Fetcher(agent, delay=0, robots=False, allow_private=True, cache=tmp_path) as fetch:
+                assert (await fetch(root + "/a")).text == agent
+
+
 async def test_bodies_are_kept_as_they_are_read(tmp_path):
     """Compressed ones, too; errors and redirects are asked again."""
 
@@ -141,6 +190,17 @@ async def test_bodies_are_kept_as_they_are_read(tmp_path):
     async with site(answer) as (root, asked):
         assert await texts(tmp_path, root + "/moved", 2, robots=False) == ["é" * 50_000] * 2
     assert asked == {"/moved": 2, "/a": 1}
+
+
+async def test_bounds_hold_for_what_is_kept(tmp_path):
+    """Another fetcher may take other types, or less."""
+    async with site(lambda *_: page("x" * 1000, Cache_Control="max-age=99")) as (root, asked):
+        await texts(tmp_path, root + "/a", robots=False)
+        with pytest.raises(ContentTypeError, match=r"is of type text/html.*, which content_types= has not"):
+            await texts(tmp_path, root + "/a", robots=False, content_types=("image/",))
+        with pytest.raises(TooLargeError, match=r"is over 10 bytes; see max_bytes="):
+            await texts(tmp_path, root + "/a", robots=False, max_bytes=10)
+    assert asked == {"/a": 1}
 
 
 def titles(page):
@@ -173,3 +233,9 @@ async def test_a_file_that_is_no_cache(tmp_path):
         CacheError, match=r"pages.sqlite cannot be used: file is not a database; give another folder"
     ):
         await fetcher(tmp_path).__aenter__()
+
+
+async def test_outside_its_block(tmp_path):
+    """As without a cache."""
+    with pytest.raises(PoolClosedError, match="is not open"):
+        await fetcher(tmp_path)("http://127.0.0.1:1/")
