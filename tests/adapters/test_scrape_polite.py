@@ -93,6 +93,27 @@ async def test_a_host_that_has_to_wait_holds_up_nobody():
     assert sum(count for path, count in asked.items() if path.startswith("slow.test/")) <= 2
 
 
+async def test_a_thousand_hosts():
+    """Each has a robots.txt of its own, which is read once and heeded."""
+
+    def answer(host, path, _):
+        return (
+            (b"User-agent: *\nDisallow: /no\n", "text/plain")
+            if path == "/robots.txt"
+            else f"<title>{host}</title>"
+        )
+
+    async with site(answer) as (port, asked):
+        start = [f"http://h{n}.test:{port}/{path}" for n in range(1000) for path in ("a", "no")]
+        async with crawler(start, robots=True, delay=0.01) as crawl:
+            found = Counter([item["title"] async for item in crawl])
+            done = crawl.statistics()
+    assert found == Counter(f"h{n}.test" for n in range(1000))
+    assert (done.pages, dict(done.errors)) == (1000, {"RobotsError": 1000})
+    assert set(asked.values()) == {1}
+    assert len(asked) == 2000
+
+
 async def test_what_fails_for_a_while_is_tried_again():
     """It waits for that in the frontier; what fails on is the page's error."""
 
