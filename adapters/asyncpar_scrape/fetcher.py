@@ -175,7 +175,7 @@ class Fetcher:
         try:
             if self._warc is not None:
                 await self._warc.open()
-        except BaseException:
+        except BaseException:  # cancelled, too: no file may stay open
             await self._close_files()
             raise
         connector = aiohttp.TCPConnector(

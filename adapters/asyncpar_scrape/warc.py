@@ -48,7 +48,7 @@ class WarcFile:
         self._thread = ThreadPoolExecutor(1, "asyncpar-warc")
         try:
             await self._run(self._open)
-        except BaseException:
+        except BaseException:  # cancelled, too: the thread must end
             await self.close()
             raise
 
