@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import sqlite3
 import sys
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -120,12 +122,9 @@ def errors(store: Path, /) -> int:
     store
         The SQLite file of a crawl.
     """
-    try:
-        with closing(database.connect(store)) as connection:
-            for url, error in database.errors(connection):
-                print(f"{url}\t{' '.join(error.split())}")
-    except StoreError as error:
-        raise CommandError(str(error)) from error
+    with _opened(store) as connection:
+        for url, error in database.errors(connection):
+            print(f"{url}\t{' '.join(error.split())}")
     return 0
 
 
@@ -141,11 +140,8 @@ def export(store: Path, out: Path, /) -> int:
     out
         The file; its suffix says the format: .jsonl, .csv, .sqlite or .parquet.
     """
-    try:
-        with closing(database.connect(store)) as connection:
-            written = write_out(connection, out)
-    except StoreError as error:
-        raise CommandError(str(error)) from error
+    with _opened(store) as connection:
+        written = write_out(connection, out)
     print(f"{written:,} items written to {out}", file=sys.stderr)
     return 0
 
@@ -160,13 +156,20 @@ def traps(store: Path, /) -> int:
     store
         The SQLite file of a crawl.
     """
+    with _opened(store) as connection:
+        for pattern, refused in database.traps(connection):
+            print(f"{pattern}\t{refused}")
+    return 0
+
+
+@contextmanager
+def _opened(store: Path) -> Generator[sqlite3.Connection]:
+    """A store to read; what is wrong with it, or with what is written from it, ends the command with a line."""
     try:
         with closing(database.connect(store)) as connection:
-            for pattern, refused in database.traps(connection):
-                print(f"{pattern}\t{refused}")
+            yield connection
     except StoreError as error:
         raise CommandError(str(error)) from error
-    return 0
 
 
 def _crawler_of(job: Path | None) -> Crawler:
