@@ -14,6 +14,7 @@ from asyncpar import PoolClosedError
 from asyncpar_scrape import Crawler, Fetcher
 from asyncpar_scrape.cache import CacheError
 from asyncpar_scrape.failures import ContentTypeError, TooLargeError
+from tests.adapters.scrape_web import serving
 
 AGENT = "test/1.0 (me@example.org)"
 
@@ -27,15 +28,8 @@ async def site(answer):
         asked[request.path] += 1
         return answer(request, asked[request.path])
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}", asked
-    finally:
-        await runner.cleanup()
+    async with serving(handle) as port:
+        yield f"http://127.0.0.1:{port}", asked
 
 
 def page(text, **headers):

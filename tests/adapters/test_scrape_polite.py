@@ -11,6 +11,7 @@ from aiohttp import web
 
 from asyncpar_scrape import Crawler, Fetcher
 from tests.adapters.scrape_job import Resolver
+from tests.adapters.scrape_web import serving
 
 AGENT = "test/1.0 (me@example.org)"
 
@@ -35,15 +36,8 @@ async def site(answer):
             return web.Response(body=found[0], content_type=found[1])
         return web.Response(text=found, content_type="text/html")
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield runner.addresses[0][1], asked
-    finally:
-        await runner.cleanup()
+    async with serving(handle) as port:
+        yield port, asked
 
 
 def crawler(start, **options):
