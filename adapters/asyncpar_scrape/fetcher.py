@@ -103,7 +103,7 @@ class Fetcher:
     :arg warc: a WARC file to append all requests and answers to, those for robots.txt, redirects and errors included; needs
         the extra ``warc``. Opening the fetcher raises ``WarcError`` where that cannot be
     :arg cache: a folder in which pages are kept and looked for first, by the rules of RFC 9111 for a private cache; needs the
-        extra ``cache``. What is fresh there costs no request and waits for nobody. Opening the fetcher raises
+        extra ``cache``. What is fresh there costs no request. Opening the fetcher raises
         ``CacheError`` where that cannot be
     :raises ValueError: ``user_agent`` is missing, or has no contact
     :raises ImportError: ``warc`` or ``cache`` is given, and warcio or hishel is missing
@@ -163,12 +163,9 @@ class Fetcher:
         return self._in_flight
 
     async def __aenter__(self) -> Self:
-        import aiohttp
+        import aiohttp  # here: a worker that imports a crawler does without
 
-        from asyncpar_scrape.exchange import (  # a worker that imports a crawler does without
-            MOST_HEADERS,
-            Exchange,
-        )
+        from asyncpar_scrape.exchange import MOST_HEADERS, Exchange
 
         if self._cache is not None:
             await self._cache.open()
