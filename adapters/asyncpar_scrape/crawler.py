@@ -159,6 +159,10 @@ class Crawler:
 
     def _make_fetcher(self, options: Mapping[str, Any]) -> Fetcher | None:
         """What fetches politely; nothing, where the crawl has a function of the user's."""
+        if self._sitemaps and not self._options.get("robots", True):
+            raise ValueError(
+                "sitemaps=True needs robots.txt, which names the sitemaps: leave out robots=False"
+            )
         if self._custom is None:
             return Fetcher(**self._options)
         if options:
