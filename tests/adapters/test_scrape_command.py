@@ -190,6 +190,41 @@ def test_progress_is_a_line_or_a_table():
     assert "errors: StatusError 2" in drawn
 
 
+def test_the_table_on_a_terminal(tmp_path):
+    """A command on a real one draws it, and the report comes after it."""
+    master, slave = os.openpty()
+    with served(tmp_path, 20) as port:
+        (tmp_path / "urls.txt").write_text("".join(f"http://127.0.0.1:{port}/{n}\n" for n in range(5)))
+        command = [
+            "scrape",
+            "--urls",
+            "urls.txt",
+            "--out",
+            "out.jsonl",
+            "--allow-private",
+            "--delay",
+            "0.01",
+            "--user-agent",
+        ]
+        job = subprocess.Popen(
+            [sys.executable, "-m", "asyncpar", *command, "test/1.0 (me@example.org)"], cwd=tmp_path, stderr=slave,
+            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}", "TERM": "xterm", "COLUMNS": "120"},
+        )  # fmt: skip
+        os.close(slave)
+        said = b""
+        with open(master, "rb", buffering=0) as terminal:
+            try:
+                while piece := terminal.read(4096):
+                    said += piece
+            except OSError:  # how Linux says that the other end is closed
+                pass
+        assert job.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
+    assert re.search(r"host +pages +failed +a second", text)
+    assert re.search(rf"http://127\.0\.0\.1:{port} +5 +0", text)
+    assert text.rstrip().endswith("5 items written to out.jsonl")
+
+
 @pytest.fixture
 def store(tmp_path):
     """A store with three items."""
