@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import ssl as tls
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict
@@ -163,7 +165,9 @@ class Fetcher:
         return self._in_flight
 
     async def __aenter__(self) -> Self:
-        import aiohttp  # here: a worker that imports a crawler does without
+        # A worker that imports a crawler does without it, and the first time it takes a tenth of a second.
+        await asyncio.to_thread(import_module, "asyncpar_scrape.exchange")
+        import aiohttp
 
         from asyncpar_scrape.exchange import MOST_HEADERS, Exchange
 
