@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
-Address: TypeAlias = tuple[str, int]
-"""What is asked, and the number of its canonical form, by which it is known."""
+Addresses: TypeAlias = dict[int, str]
+"""What is asked, by the number of its canonical form, by which it is known. One object, however many they are, for the
+garbage collector, too."""
 
 NAT64 = ip_network("64:ff9b::/96")
 NOT_PUBLIC = [ip_network(text) for text in ("::/96", "64:ff9b:1::/48", "fec0::/10", "192.0.0.0/24")]
@@ -33,8 +35,9 @@ def canonical(url: str) -> str:
     return str(canonicalize_url(urlunsplit(parts)))
 
 
+@lru_cache(16_384)
 def number_of(text: str) -> int:
-    """A hash of 64 bits, as SQLite's signed integer."""
+    """A hash of 64 bits, as SQLite's signed integer. The latest are kept: pages of a site link to much the same pages."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, Unpack
 import asyncpar
 from asyncpar.errors import BrokenPoolError, PoolClosedError
 from asyncpar_scrape import memory
-from asyncpar_scrape.addresses import Address, host_of
+from asyncpar_scrape.addresses import Addresses, host_of
 from asyncpar_scrape.database import SITEMAP, StoreError
 from asyncpar_scrape.display import Display
 from asyncpar_scrape.failures import FetchError
@@ -26,8 +26,7 @@ from asyncpar_scrape.sitemap import read_sitemap
 from asyncpar_scrape.store import Store
 from asyncpar_scrape.tally import HostStatistics, Tally
 
-PRELOAD = ("asyncpar_scrape.page", "parsel", "webencodings")
-"""What parsers need: imported once, before the workers are forked, and kept once in memory."""
+PRELOAD = ("asyncpar_scrape.workers",)
 PARSES_AHEAD = 4
 """Pages for each worker that are parsed or wait for it, so that none idles."""
 LINE_SECONDS = 0.1
@@ -346,22 +345,22 @@ class Crawler:
             return [], Outcome(entry, None, (), found.pages, found.sitemaps)
         items, texts, links = await self._pool.run_within(self._parse_timeout, parse_page, self.parse, page)
         deep = self._depth is not None and entry.depth >= self._depth
-        return items, Outcome(entry, None, texts, () if deep else links, await self._sitemaps_of(entry))
+        return items, Outcome(entry, None, texts, {} if deep else links, await self._sitemaps_of(entry))
 
-    async def _sitemaps_of(self, entry: Entry) -> list[Address]:
+    async def _sitemaps_of(self, entry: Entry) -> Addresses:
         """The sitemaps of a start address's site."""
         if not self._sitemaps or entry.depth or self._fetcher is None:
-            return []
-        return [address_of(url) for url in await self._fetcher.sitemaps(entry.url)]
+            return {}
+        return dict(map(address_of, await self._fetcher.sitemaps(entry.url)))
 
 
-def _addresses(start: Iterable[str]) -> list[Address]:
+def _addresses(start: Iterable[str]) -> Addresses:
     if isinstance(start, str):
         raise TypeError(f"start= takes a list of addresses: start=[{start!r}]")
-    found: list[Address] = []
+    found: Addresses = {}
     for url in start:
         try:
-            found.append(address_of(url))
+            found.setdefault(*address_of(url))
         except ValueError:
             raise ValueError(f"start= takes absolute addresses, as http://host/path, not {url!r}") from None
     return found

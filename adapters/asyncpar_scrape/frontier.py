@@ -12,11 +12,11 @@ from __future__ import annotations
 import heapq
 import sqlite3
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
-from asyncpar_scrape.addresses import Address, host_of, number_of
+from asyncpar_scrape.addresses import Addresses, host_of, number_of
 from asyncpar_scrape.database import (
     DONE,
     FAILED,
@@ -33,6 +33,7 @@ RECENT = 50_000
 """Addresses that are known to be in the file without looking, in each of two generations: about 4 MB each."""
 READ_AHEAD = 32
 """Addresses of one host that are read with one statement."""
+NONE: Addresses = {}
 
 
 class Entry(NamedTuple):
@@ -60,8 +61,8 @@ class Outcome(NamedTuple):
     entry: Entry
     error: str | None = None
     items: Sequence[str] = ()
-    links: Sequence[Address] = ()
-    sitemaps: Sequence[Address] = ()
+    links: Mapping[int, str] = NONE
+    sitemaps: Mapping[int, str] = NONE
 
 
 class _Host:
@@ -114,12 +115,13 @@ class Frontier:
 
     # -- adding
 
-    def add(self, addresses: Iterable[tuple[Address, int]]) -> None:
+    def add(self, *found: tuple[Mapping[int, str], int]) -> None:
         """Let addresses, each with its depth, wait for their visit, unless they are known already or in a trap."""
         fresh: dict[int, tuple[str, int]] = {}
-        for (url, key), depth in addresses:
-            if key not in self._young and key not in self._old:
-                fresh.setdefault(key, (url, depth))
+        young, old = self._young, self._old
+        for addresses, depth in found:
+            for key in [key for key in addresses if key not in young and key not in old]:
+                fresh.setdefault(key, (addresses[key], depth))
         if not fresh:
             return
         self._remember(fresh)
@@ -242,8 +244,8 @@ class Frontier:
             before.items + len(values) // 2,
             before.refused,
         )
-        self.add((link, outcome.entry.depth + 1) for outcome in done for link in outcome.links)
-        self.add((sitemap, SITEMAP) for outcome in outcomes for sitemap in outcome.sitemaps)
+        self.add(*((outcome.links, outcome.entry.depth + 1) for outcome in done))
+        self.add(*((outcome.sitemaps, SITEMAP) for outcome in outcomes))
         for outcome in outcomes:
             host = self._hosts[outcome.entry.host]
             host.out -= 1

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from urllib.parse import urljoin, urlsplit
 
-from asyncpar_scrape.addresses import Address, canonical, host_of, number_of
+from asyncpar_scrape.addresses import canonical, host_of, number_of
 
 _PATH = r"(?:[A-Za-z0-9_~.,!()*'+=@/-]|%[89A-F][0-9A-F])*"
 _QUERY = r"[A-Za-z0-9_.~-]+=[A-Za-z0-9_.~-]*(?:&[A-Za-z0-9_.~-]+=[A-Za-z0-9_.~-]*)*"
@@ -30,8 +30,8 @@ def address(url: str) -> str:
     return NOWHERE.plain(url) or canonical(url)
 
 
-def address_of(url: str) -> Address:
-    """An address as it is asked, and the number that it has in common with all that mean the same.
+def address_of(url: str) -> tuple[int, str]:
+    """The number of an address, which it has in common with all that mean the same, and the address as it is asked.
 
     Asked is what was written, without a fragment, of the host in its canonical form: servers may care about the order of a
     query.
@@ -42,7 +42,7 @@ def address_of(url: str) -> Address:
     if url != known:
         parts = urlsplit(url)
         url = f"{host_of(known)}{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
-    return str(url), number_of(known)
+    return number_of(known), str(url)
 
 
 class Base:

@@ -10,10 +10,12 @@ from urllib.parse import urljoin
 
 from asyncpar_scrape.charsets import charset_of
 from asyncpar_scrape.links import Base
-from asyncpar_scrape.parsing import Link
+from asyncpar_scrape.parsing import CanonicalLink, Link
 
 if TYPE_CHECKING:
     from parsel import Selector, SelectorList
+
+    from asyncpar_scrape.selecting import Tree
 
 JSON = ("application/json", "application/ld+json")
 XML = ("application/xml", "text/xml")
@@ -68,13 +70,18 @@ class Page:
 
     @cached_property
     def selector(self) -> Selector:
-        """The parsed page, as a selector of parsel's, for what ``css`` and ``xpath`` do not have.
+        """The page as lxml reads it, as a selector of parsel's, for what ``css`` and ``xpath`` do not have.
 
         XML and JSON are read as such where the header says so; JSON has ``selector.jmespath``.
         """
         from parsel import Selector
 
         return Selector(self.text, type=self._type, base_url=self.final_url)
+
+    @property
+    def nbytes(self) -> int:
+        """Of its body; what asks it wants to know how long pickling takes."""
+        return len(self.body)
 
     @property
     def _type(self) -> str | None:
@@ -91,15 +98,30 @@ class Page:
         root = self.selector.root
         return root if hasattr(root, "iter") else Selector("", type="html").root
 
+    @cached_property
+    def _tree(self) -> Tree | None:
+        """The page as browsers read it, if it is HTML."""
+        from asyncpar_scrape.selecting import Tree
+
+        return Tree(self.text) if (self._type or self.selector.type) == "html" else None
+
     def css(self, query: str) -> SelectorList[Selector]:
         """What a CSS selector finds; ``::text`` and ``::attr(name)`` select texts and attributes.
 
+        HTML is read as browsers read it, by Lexbor, which is the quickest. The selectors are parsel's; one that Lexbor does not
+        answer as parsel does (as ``:contains``), and XPath from an element that was found, take the tree to lxml first.
+
         :raises ValueError: the selector is not valid
         """
-        return self.selector.css(query)
+        from cssselect.parser import SelectorError
+
+        try:
+            return (self._tree or self.selector).css(query)
+        except SelectorError as error:
+            raise ValueError(f"{query!r} is not a CSS selector: {error}") from error
 
     def xpath(self, query: str) -> SelectorList[Selector]:
-        """What an XPath expression finds.
+        """What an XPath expression finds, in the page as lxml reads it.
 
         :raises ValueError: the expression is not valid
         """
@@ -111,19 +133,24 @@ class Page:
         :arg same_site: only those of the same host and port. Default, since a crawl of all hosts has no end
         """
         base, site = self._base, Base(self.final_url).site + "/"
-        found = (one.get("href") for one in self._root.iter("a", "area"))
-        targets = dict.fromkeys(target.partition("#")[0] for target in found if target is not None)
+        targets = dict.fromkeys(target.partition("#")[0] for target in self._targets("a", "area"))
         for url in dict.fromkeys(map(base.join, targets)):
             if url and (not same_site or url.startswith(site)):
-                yield Link(url)
+                yield CanonicalLink(url)
 
     @cached_property
     def _base(self) -> Base:
         """Where relative addresses are seen from."""
-        for one in self._root.iter("base"):
-            if (target := one.get("href")) is not None:
-                return Base(_joined(self.final_url, target))
+        for target in self._targets("base"):
+            return Base(_joined(self.final_url, target))
         return Base(self.final_url)
+
+    def _targets(self, *names: str) -> list[str]:
+        """Where elements of these names lead, as it is written there."""
+        if self._tree is not None:
+            return self._tree.targets(*names)
+        found = (one.get("href") for one in self._root.iter(*names))
+        return [target for target in found if target is not None]
 
     def json_ld(self) -> list[dict[str, Any]]:
         """The objects of its JSON-LD scripts, those of arrays and of ``@graph`` one by one.
@@ -152,7 +179,7 @@ class Page:
         """
         from asyncpar_scrape.tables import rows_of
 
-        return [rows_of(table.root) for table in self.css(css)]
+        return [rows_of(table.root) for table in self.selector.css(css)]
 
 
 def _joined(base: str, target: str) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from asyncpar_scrape.addresses import Address
+from asyncpar_scrape.addresses import Addresses, number_of
 from asyncpar_scrape.links import address_of
 
 ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -19,12 +19,18 @@ class Link(str):
     __slots__ = ()
 
 
+class CanonicalLink(Link):
+    """One that is canonical already."""
+
+    __slots__ = ()
+
+
 class Parsed(NamedTuple):
     """What a parser made of a page; ``texts`` are the items as JSON."""
 
     items: list[Any]
     texts: list[str]
-    links: list[Address]
+    links: Addresses
 
 
 def parse_page(parse: Callable[[Any], Any], page: Any) -> Parsed:
@@ -35,14 +41,16 @@ def parse_page(parse: Callable[[Any], Any], page: Any) -> Parsed:
     elif isinstance(found, (dict, str)) or not isinstance(found, Iterable):
         found = (found,)
     items: list[Any] = []
-    links: dict[int, str] = {}
+    links: Addresses = {}
     for one in found:
-        if isinstance(one, Link):
-            url, key = address_of(one)
-            links.setdefault(key, url)
+        if isinstance(one, CanonicalLink):
+            url = str(one)
+            links.setdefault(number_of(url), url)
+        elif isinstance(one, Link):
+            links.setdefault(*address_of(one))
         else:
             items.append(one)
-    return Parsed(items, [_text(item) for item in items], [(url, key) for key, url in links.items()])
+    return Parsed(items, [_text(item) for item in items], links)
 
 
 def _text(item: Any) -> str:

@@ -7,7 +7,7 @@ import io
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from asyncpar_scrape.addresses import Address
+from asyncpar_scrape.addresses import Addresses
 from asyncpar_scrape.links import address_of
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ MOST_ADDRESSES = 50_000
 class Sitemap(NamedTuple):
     """What a sitemap lists: pages, and more sitemaps."""
 
-    pages: list[Address]
-    sitemaps: list[Address]
+    pages: Addresses
+    sitemaps: Addresses
 
 
 def read_sitemap(page: Page) -> Sitemap:
@@ -35,7 +35,7 @@ def read_sitemap(page: Page) -> Sitemap:
     if body.startswith(b"\x1f\x8b"):
         body = _unzipped(body)
     if not body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        return Sitemap(_addresses(body.decode("utf-8", "replace").split()), [])
+        return Sitemap(_addresses(body.decode("utf-8", "replace").split()), {})
     return _read_xml(body)
 
 
@@ -90,11 +90,11 @@ def _name_of(element: Any) -> str:
     return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
-def _addresses(texts: list[str]) -> list[Address]:
-    found: list[Address] = []
+def _addresses(texts: list[str]) -> Addresses:
+    found: Addresses = {}
     for text in texts[:MOST_ADDRESSES]:
         try:
-            found.append(address_of(text.strip()))
+            found.setdefault(*address_of(text.strip()))
         except ValueError:
             continue
     return found

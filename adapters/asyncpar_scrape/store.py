@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 from asyncpar.errors import JournalError
 from asyncpar.journal.locking import Lock, is_held
 from asyncpar.shielding import shielded
-from asyncpar_scrape.addresses import Address
+from asyncpar_scrape.addresses import Addresses
 from asyncpar_scrape.database import Counts, StoreError, connect, count, retry_errors
 from asyncpar_scrape.frontier import Entry, Frontier, Outcome
 
@@ -74,7 +74,7 @@ class Store:
 
     # -- on the loop
 
-    async def open(self, start: list[Address]) -> None:
+    async def open(self, start: Addresses) -> None:
         """Open the file and add the start addresses.
 
         :raises StoreError: it holds a crawl and this is not to go on with it; it is in use; it is no store
@@ -151,7 +151,7 @@ class Store:
         if self._retry:
             retry_errors(self._connection)
         self._frontier = Frontier(self._connection, **self._limits)
-        self._frontier.add((address, 0) for address in self._start)
+        self._frontier.add((self._start, 0))
         self._connection.execute("COMMIT")
         self.counts = self._frontier.counts
 

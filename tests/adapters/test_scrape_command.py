@@ -157,7 +157,7 @@ def test_traps_are_listed(tmp_path):
     """Each pattern, with how many of it were refused."""
     with closing(connect(tmp_path / "crawl.sqlite", write=True)) as connection:
         frontier = Frontier(connection, per_host=1, max_per_pattern=2)
-        frontier.add((address_of(f"http://a/{n}"), 1) for n in range(5))
+        frontier.add((dict(address_of(f"http://a/{n}") for n in range(5)), 1))
     done = asyncpar(tmp_path, "traps", "crawl.sqlite")
     assert (done.stdout, done.returncode) == ("http://a/*\t3\n", 0)
 
@@ -230,7 +230,7 @@ def store(tmp_path):
     """A store with three items."""
     with closing(connect(tmp_path / "crawl.sqlite", write=True)) as connection:
         frontier = Frontier(connection, per_host=1)
-        frontier.add([(address_of("http://a/"), 0)])
+        frontier.add((dict([address_of("http://a/")]), 0))
         [entry] = frontier.take(1, 0.0)
         assert isinstance(entry, Entry)
         items = ['{"n":1,"tags":["x"]}', '{"n":2.5,"title":"é"}', '{"n":null}']

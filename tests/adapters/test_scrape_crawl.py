@@ -96,7 +96,7 @@ async def test_hosts_take_turns():
 
     store = Store(None, per_host=4)
     urls = [f"http://many/{n}" for n in range(10_000)] + ["http://few/0", "http://few/1"]
-    await store.open([address_of(url) for url in urls])
+    await store.open(dict(map(address_of, urls)))
     try:
         entries = await store.take(8)
         assert [entry.url for entry in entries] == [

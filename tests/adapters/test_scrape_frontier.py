@@ -21,8 +21,15 @@ from asyncpar_scrape.traps import pattern_of
 from tests.programs import ROOT
 
 
+def found(*urls):
+    addresses = {}
+    for url in urls:
+        addresses.setdefault(*address_of(url))
+    return addresses
+
+
 def addresses(*urls, depth=0):
-    return [(address_of(url), depth) for url in urls]
+    return found(*urls), depth
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ def test_every_page_once_whatever_the_order(actions, per_host, max_pages):
             out.remove(entry)
             away.pop(entry.host, None)
             settled.append(entry.url)
-            frontier.settle([Outcome(entry, error, (), [address_of(url) for url in links])])
+            frontier.settle([Outcome(entry, error, (), found(*links))])
             known.update(links)
 
         for what, host, number in actions:
@@ -101,9 +108,8 @@ def test_hosts_take_turns(pages, per_host, most, chance):
     """Between two pages of a host each other that has pages waiting, and may have one more out, has one handed out."""
     with closing(connect("", write=True)) as connection:
         frontier = Frontier(connection, per_host=per_host)
-        frontier.add(
-            one for host, count in enumerate(pages) for one in addresses(*(f"http://h{host}/{n}" for n in range(count)))
-        )  # fmt: skip
+        for host, count in enumerate(pages):
+            frontier.add(addresses(*(f"http://h{host}/{n}" for n in range(count))))
         left = Counter({f"http://h{host}": count for host, count in enumerate(pages)})
         out, passed, waited = [], Counter(), Counter()
         while not frontier.exhausted():
@@ -202,12 +208,10 @@ def test_sitemaps_are_pages_of_their_own_depth(connection):
     frontier = Frontier(connection, per_host=9)
     frontier.add(addresses("http://a/"))
     [start] = frontier.take(9, 1.0)
-    frontier.settle([Outcome(start, sitemaps=[address_of("http://a/sitemap.xml")])])
+    frontier.settle([Outcome(start, sitemaps=found("http://a/sitemap.xml"))])
     [sitemap] = frontier.take(9, 1.0)
     assert sitemap.depth == SITEMAP
-    frontier.settle(
-        [Outcome(sitemap, links=[address_of("http://a/x")], sitemaps=[address_of("http://a/2.xml")])]
-    )
+    frontier.settle([Outcome(sitemap, links=found("http://a/x"), sitemaps=found("http://a/2.xml"))])
     assert {(entry.url, entry.depth) for entry in frontier.take(9, 1.0)} == {
         ("http://a/x", 0), ("http://a/2.xml", SITEMAP),
     }  # fmt: skip
@@ -229,7 +233,7 @@ for at in range(0, count, step):
     # Each is found twice: at once, and when what was found lately has been forgotten.
     for first in (at, max(0, at - 500_000)):
         urls = [f"http://h{n % 1000}.test/page/{n}" for n in range(first, first + step)]
-        frontier.add(((url, number_of(url)), 1) for url in urls)
+        frontier.add(({number_of(url): url for url in urls}, 1))
     connection.execute("COMMIT")
 print(frontier.counts.waiting, memory.peak() // 1_000_000)
 """
