@@ -287,7 +287,8 @@ class Limiter(_Line):
         return LimiterStatistics(total=self._most, in_use=self._in_use, waiting=self._waiting())
 
     async def __aenter__(self) -> Self:
-        await self.acquire()
+        if not self.acquire_nowait():
+            await self.acquire()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -108,6 +108,8 @@ class Pace:
 def retry_after(headers: dict[str, str]) -> float:
     """Seconds that an answer's Retry-After asks for, as a number or a date; 0 without one."""
     text = headers.get("retry-after", "").strip()
+    if not text:
+        return 0.0
     if text.isascii() and text.isdigit():
         return float(text[:9])
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from math import ceil
 from pathlib import Path
 from types import TracebackType
@@ -152,6 +152,7 @@ class Crawler:
         self._workers = workers
         self._progress = progress
         self._ready: deque[Any] = deque()
+        self._wanted = True
         self._closing = contextlib.AsyncExitStack()
         self._tally = Tally()
         self._under_way = 0
@@ -242,6 +243,7 @@ class Crawler:
 
     async def run(self) -> CrawlStatistics:
         """Crawl to the end, for what the store then holds; enters and leaves the block itself."""
+        self._wanted = False
         async with self:
             async for _ in self._results:
                 pass
@@ -294,9 +296,12 @@ class Crawler:
         items: list[Any] = []
         try:
             page = await self._fetch(entry)
-            with self._held(page):
+            held = self._keep(page)
+            try:
                 async with self._parsing:
                     items, outcome = await self._parse(entry, page)
+            finally:
+                self._drop(held)
         except (StoreError, BrokenPoolError, PoolClosedError):
             raise  # the crawl's end, not the page's
         except Exception as error:
@@ -316,19 +321,17 @@ class Crawler:
         async with self._fetching:
             return await self._custom(entry.url)
 
-    @contextlib.contextmanager
-    def _held(self, page: Any) -> Generator[None]:
-        """A page that waits for its parser counts as bytes in flight. There is no await since it was fetched."""
-        in_flight = self._fetcher.in_flight if self._fetcher is not None else None
-        if in_flight is None:
-            yield
-            return
+    def _keep(self, page: Any) -> int:
+        """Count a page that waits for its parser as bytes in flight. There is no await since it was fetched."""
+        if self._fetcher is None:
+            return 0
         size = len(page.body)
-        in_flight.keep(size)
-        try:
-            yield
-        finally:
-            in_flight.drop(size)
+        self._fetcher.in_flight.keep(size)
+        return size
+
+    def _drop(self, size: int) -> None:
+        if self._fetcher is not None:
+            self._fetcher.in_flight.drop(size)
 
     def _is_retried(self, entry: Entry, error: Exception) -> bool:
         """Whether a page waits for another try; how long, its host's pause says."""
@@ -343,15 +346,14 @@ class Crawler:
         if entry.depth == SITEMAP:
             found = await self._pool.run_within(self._parse_timeout, read_sitemap, page)
             return [], Outcome(entry, None, (), found.pages, found.sitemaps)
-        items, texts, links = await self._pool.run_within(self._parse_timeout, parse_page, self.parse, page)
+        items, texts, links = await self._pool.run_within(
+            self._parse_timeout, parse_page, self.parse, page, self._wanted
+        )
         deep = self._depth is not None and entry.depth >= self._depth
-        return items, Outcome(entry, None, texts, {} if deep else links, await self._sitemaps_of(entry))
-
-    async def _sitemaps_of(self, entry: Entry) -> Addresses:
-        """The sitemaps of a start address's site."""
-        if not self._sitemaps or entry.depth or self._fetcher is None:
-            return {}
-        return dict(map(address_of, await self._fetcher.sitemaps(entry.url)))
+        sitemaps: Addresses = {}
+        if self._sitemaps and not entry.depth and self._fetcher is not None:  # of a start address's site
+            sitemaps = dict(map(address_of, await self._fetcher.sitemaps(entry.url)))
+        return items, Outcome(entry, None, texts, {} if deep else links, sitemaps)
 
 
 def _addresses(start: Iterable[str]) -> Addresses:

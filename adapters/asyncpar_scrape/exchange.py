@@ -69,7 +69,7 @@ class Exchange:
 
     async def _get(self, url: str, terms: Terms, limit: asyncio.Timeout) -> Answer:
         began = time.monotonic()
-        async with self.session.get(url, allow_redirects=False, headers=terms.headers) as response:
+        async with self.session.get(url, allow_redirects=False, headers=terms.headers or None) as response:
             answer = Answer(response.status, _flat(response.headers), time.monotonic() - began)
             if sum(len(name) + len(value) + 4 for name, value in response.raw_headers) > self.max_headers:
                 raise HeadersTooLargeError

@@ -236,10 +236,15 @@ class Fetcher:
             return 0.0
 
     async def _fetch(self, url: str, retries: int, types: tuple[str, ...] | None) -> Page:
-        with self._in_flight.share() as share, self._turns.coming(host_of(_checked(url))):
-            terms = Terms(share, retries, self._max_bytes, types)
-            final, answer = await self._follow(url, terms)
-            return Page(url, final, answer.status, answer.headers, answer.body)
+        host = host_of(_checked(url))
+        self._turns.come(host)
+        try:
+            with self._in_flight.share() as share:
+                terms = Terms(share, retries, self._max_bytes, types)
+                final, answer = await self._follow(url, terms)
+                return Page(url, final, answer.status, answer.headers, answer.body)
+        finally:
+            self._turns.go(host)
 
     async def sitemaps(self, url: str) -> list[str]:
         """The sitemaps that the robots.txt of this address's site names, as absolute addresses of http and https.

@@ -1,8 +1,8 @@
 """When a host may be asked: politeness as a plain state, without I/O and without a clock of its own.
 
 Requests to a host start ``delay`` seconds apart at least, and as many as its *room* may run at once. Room begins at 1,
-grows by one for as many good answers as it is, and is halved by a failure or when answers take twice as long as they
-did. After a failure the host is left alone for a time drawn between 0 and ``BACKOFF`` doubled for each failure in a row
+grows by one for as many good answers as it is, and is halved by a failure or when an answer takes twice as long as they
+did, and over ``QUICK``. After a failure the host is left alone for a time drawn between 0 and ``BACKOFF`` doubled for each failure in a row
 (full jitter), or for as long as its Retry-After says.
 """
 
@@ -15,6 +15,8 @@ from math import inf
 BACKOFF = 1.0
 """Seconds that a pause after the first failure takes at most."""
 MOST_BACKOFF = 60.0
+QUICK = 0.1
+"""Seconds in which an answer is quick, whatever is usual: what a busy loop adds must not look like a busy host."""
 UNKNOWN = 1.0
 """Seconds that an answer is taken to need of a host that has given none."""
 MOST_GUESSED = 1.0
@@ -113,7 +115,7 @@ class Hosts:
             return
         known.failures = 0
         usual = known.latency
-        if usual is not None and seconds > 2 * usual:
+        if usual is not None and seconds > max(QUICK, 2 * usual):
             known.room = max(1.0, known.room / 2)
         else:
             known.room = min(float(self.per_host), known.room + 1 / known.room)

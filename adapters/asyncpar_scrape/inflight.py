@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
+from typing import Self
 
 
 class Share:
-    """What one request holds while its body is read; see ``BytesInFlight.share``."""
+    """What one request holds while its body is read; see ``BytesInFlight.share``. Leaving its block gives it all back."""
 
     __slots__ = ("_all", "_waiting", "held")
 
@@ -16,6 +15,12 @@ class Share:
         self._all = all_of_them
         self._waiting: tuple[int, asyncio.Future[None]] | None = None
         self.held = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
 
     def add_nowait(self, n: int) -> bool:
         """Hold ``n`` more bytes, if there is room and nobody waits for it."""
@@ -63,14 +68,9 @@ class BytesInFlight:
         """How many requests wait for room."""
         return self._waiters
 
-    @contextmanager
-    def share(self) -> Generator[Share, None, None]:
-        """What a request holds until the block ends, which gives it all back."""
-        share = Share(self)
-        try:
-            yield share
-        finally:
-            share.clear()
+    def share(self) -> Share:
+        """What a request holds, until the end of its ``with`` block."""
+        return Share(self)
 
     def keep(self, n: int) -> None:
         """Count ``n`` bytes that nobody has to wait for, as of a body that was read and is used.

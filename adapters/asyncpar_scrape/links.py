@@ -18,12 +18,15 @@ LINK = re.compile(
     rf"(?P<site>https?://[A-Za-z0-9.:-]+(?=/))?(?P<up>(?:\.\./)*)(?P<path>{_PATH})(?:\?(?P<query>{_QUERY}))?"
 )
 PLAIN = re.compile(rf"/{_PATH}")
+ROOTED = re.compile(r"(?:/[A-Za-z0-9_~,!()*'+=@-][A-Za-z0-9_~.,!()*'+=@-]*)+/?")
+"""Most links: a path from the site's root, in which there is nothing to change."""
 ODD = re.compile(r"//|(?:^|/)\.")
 """What joining changes: empty parts and dots. Hidden files go the long way, too."""
 
 
+@lru_cache(1024)
 def address(url: str) -> str:
-    """What ``addresses.canonical`` gives, the cheap way where it goes.
+    """What ``addresses.canonical`` gives, the cheap way where it goes. The latest are kept: a request asks several times.
 
     :raises ValueError: it is not an absolute address of http or https
     """
@@ -64,6 +67,8 @@ class Base:
 
     def join(self, target: str) -> str:
         """The canonical address of a link; ``""`` if that is none of http or https."""
+        if self.site and ROOTED.fullmatch(target):
+            return self.site + target
         target = target.strip()
         whole = target.partition("#")[0]
         return (self.plain(whole) if whole else self.address) or self._long(target)

@@ -26,15 +26,21 @@ class CanonicalLink(Link):
 
 
 class Parsed(NamedTuple):
-    """What a parser made of a page; ``texts`` are the items as JSON."""
+    """What a parser made of a page; ``texts`` are the items as JSON.
+
+    :ivar items: where they are wanted; else those that are no JSON
+    """
 
     items: list[Any]
     texts: list[str]
     links: Addresses
 
 
-def parse_page(parse: Callable[[Any], Any], page: Any) -> Parsed:
-    """Run the parser. It may be a generator, or return a list, one item, or ``None``."""
+def parse_page(parse: Callable[[Any], Any], page: Any, wanted: bool) -> Parsed:
+    """Run the parser. It may be a generator, or return a list, one item, or ``None``.
+
+    :arg wanted: the items are to be returned themselves, too
+    """
     found = parse(page)
     if found is None:
         found = ()
@@ -50,14 +56,18 @@ def parse_page(parse: Callable[[Any], Any], page: Any) -> Parsed:
             links.setdefault(*address_of(one))
         else:
             items.append(one)
-    return Parsed(items, [_text(item) for item in items], links)
+    texts, odd = [], []
+    for item in items:
+        try:
+            texts.append(ENCODE(item))
+        except (TypeError, ValueError):
+            texts.append(_odd_text(item))
+            odd.append(item)  # it may be something that cannot be pickled, which is an error either way
+    return Parsed(items if wanted else odd, texts, links)
 
 
-def _text(item: Any) -> str:
-    """As JSON; what JSON has no form for becomes text, as in a journal's export."""
-    try:
-        return ENCODE(item)
-    except (TypeError, ValueError):
-        from asyncpar.journal.export import plain
+def _odd_text(item: Any) -> str:
+    """What JSON has no form for, as text, as in a journal's export."""
+    from asyncpar.journal.export import plain
 
-        return ENCODE(plain(item))
+    return ENCODE(plain(item))

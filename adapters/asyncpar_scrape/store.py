@@ -23,8 +23,10 @@ from asyncpar_scrape.addresses import Addresses
 from asyncpar_scrape.database import Counts, StoreError, connect, count, retry_errors
 from asyncpar_scrape.frontier import Entry, Frontier, Outcome
 
+SENT_SECONDS = 0.01
+"""How long an outcome waits on the loop at most, to be sent to the thread with others; not where pages are waited for."""
 BATCH_SECONDS = 0.03
-"""How long an outcome waits for others at most."""
+"""How long an outcome waits for others in the thread at most."""
 BATCH_PAGES = 500
 
 Taken: TypeAlias = "asyncio.Future[list[Entry]]"
@@ -46,7 +48,7 @@ class _PutBack(NamedTuple):
     due: float
 
 
-Request: TypeAlias = "_Take | _Settle | _PutBack"
+Request: TypeAlias = "_Take | list[_Settle] | _PutBack"
 
 
 class Store:
@@ -66,6 +68,8 @@ class Store:
         self._limits = limits
         self._resume, self._retry = resume, retry
         self._queue: SimpleQueue[Request | None] = SimpleQueue()
+        self._taking = False
+        self._settling: list[_Settle] = []
         self._thread = threading.Thread(target=self._run, name="asyncpar: store of a crawl", daemon=True)
         self._failure: StoreError | None = None
         self._taker: _Take | None = None
@@ -92,6 +96,7 @@ class Store:
 
     async def aclose(self) -> None:
         """Write what was settled, and close the file."""
+        self._send()
         self._queue.put(None)
         await shielded(self._ended())
 
@@ -105,8 +110,13 @@ class Store:
         :raises StoreError: the file cannot be used any more
         """
         taken: Taken = self._loop.create_future()
+        self._send()
         self._queue.put(_Take(most, taken))
-        return await taken
+        self._taking = True
+        try:
+            return await taken
+        finally:
+            self._taking = False
 
     def put_back(self, entry: Entry, due: float) -> None:
         """A page that was taken waits again, and with it its host until a time of ``time.monotonic()``."""
@@ -118,8 +128,18 @@ class Store:
         :raises StoreError: it could not be written
         """
         settled: Settled = self._loop.create_future()
-        self._queue.put(_Settle(outcome, settled))
+        self._settling.append(_Settle(outcome, settled))
+        if self._taking or len(self._settling) >= BATCH_PAGES:
+            self._send()
+        elif len(self._settling) == 1:
+            self._loop.call_later(SENT_SECONDS, self._send)
         await settled
+
+    def _send(self) -> None:
+        """Hand what was settled to the thread."""
+        if self._settling:
+            self._queue.put(self._settling)
+            self._settling = []
 
     # -- in the thread
 
@@ -183,9 +203,9 @@ class Store:
     def _note(self, request: Request) -> None:
         if isinstance(request, _Take):
             self._taker = request
-        elif isinstance(request, _Settle):
-            self._outcomes.append(request.outcome)
-            self._tell.append(request.settled)
+        elif isinstance(request, list):
+            self._outcomes += [one.outcome for one in request]
+            self._tell += [one.settled for one in request]
         else:
             self._frontier.put_back(request.entry, request.due)
 

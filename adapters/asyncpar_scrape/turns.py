@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from math import inf
 
 from asyncpar.limits import Limiter
@@ -39,17 +37,19 @@ class Turns:
         self._places = Limiter(most)
         self._lines: dict[str, _Line] = {}
 
-    @contextmanager
-    def coming(self, host: str) -> Generator[None]:
-        """Who is about to ask a host, or asks it, says so, for others to ``expect`` when they would have their turn."""
-        line = self._lines.setdefault(host, _Line())
+    def come(self, host: str) -> None:
+        """Who is about to ask a host, or asks it, says so, for others to ``expect`` when they would have their turn. Each needs
+        a ``go``.
+        """
+        line = self._line(host)
         line.users += 1
         line.coming += 1
-        try:
-            yield
-        finally:
-            line.coming -= 1
-            self._leave(host, line)
+
+    def go(self, host: str) -> None:
+        """Who has asked a host asks it no more."""
+        line = self._lines[host]
+        line.coming -= 1
+        self._leave(host, line)
 
     def expect(self, host: str) -> float:
         """Seconds that one more request would wait for its host, by how it went so far; 0 if it would fail at once."""
@@ -64,14 +64,24 @@ class Turns:
 
         :raises FetchError: the host is to be left alone for longer than ``patience``
         """
-        line = self._lines.setdefault(host, _Line())
+        line = self._line(host)
         line.users += 1
+        if not line.lock.locked() and self._start(host):
+            return
         try:
             async with line.lock:
                 await self._wait(host, line)
         except BaseException:  # cancelled, too: others wait behind it
             self._leave(host, line)
             raise
+
+    def _start(self, host: str) -> bool:
+        """Begin at once, if the host and the program have room for it."""
+        now = time.monotonic()
+        if self.hosts.wait(host, now) or not self._places.acquire_nowait():
+            return False
+        self.hosts.start(host, now)
+        return True
 
     async def _wait(self, host: str, line: _Line) -> None:
         hosts = self.hosts
@@ -114,6 +124,12 @@ class Turns:
     def slow_down(self, host: str, delay: float) -> None:
         """The host asks for this many seconds between two requests."""
         self.hosts.slow_down(host, delay, time.monotonic())
+
+    def _line(self, host: str) -> _Line:
+        line = self._lines.get(host)
+        if line is None:
+            line = self._lines[host] = _Line()
+        return line
 
     def _leave(self, host: str, line: _Line) -> None:
         line.users -= 1

@@ -18,7 +18,10 @@ HEAVY = 1 << 20
 """Bytes from which arguments are pickled off the loop's thread (copying 1 MiB takes about 0.15 ms)."""
 MANY = 20_000
 SAMPLE = 64
+FEW = 8
 PLAIN_NUMBERS = frozenset((int, float, complex, bool, type(None)))
+TEXTS = frozenset((str, bytes, bytearray))
+CONTAINERS = frozenset((tuple, list, dict, set, frozenset))
 
 
 def by_value() -> Callable[..., bytes]:
@@ -46,6 +49,17 @@ def heavy(value: Any, known: Container[int] = ()) -> bool:
 
 def _weight(value: Any, known: Container[int], depth: int) -> int:
     """About how many bytes the pickle of this has."""
+    kind = type(value)
+    if kind in PLAIN_NUMBERS:
+        return 8
+    if kind in TEXTS:
+        return len(value)
+    if kind in CONTAINERS:
+        return _weight_inside(value, known, depth)
+    return _weight_of_object(value, known, depth)
+
+
+def _weight_of_object(value: Any, known: Container[int], depth: int) -> int:
     nbytes = getattr(value, "nbytes", None)
     if isinstance(nbytes, int):
         return nbytes
@@ -70,10 +84,17 @@ def _weight_inside(value: Any, known: Container[int], depth: int) -> int:
     size = len(value)
     if size >= MANY:
         return HEAVY
-    some = list(islice(value.values() if isinstance(value, dict) else value, SAMPLE))
-    if not depth or PLAIN_NUMBERS.issuperset(map(type, some)):
+    if not depth:
         return 8 * size
-    return sum(_weight(item, known, depth - 1) for item in some) * size // max(1, len(some))
+    some = value.values() if isinstance(value, dict) else value
+    if size > FEW:
+        some = list(islice(some, SAMPLE))
+        if PLAIN_NUMBERS.issuperset(map(type, some)):
+            return 8 * size
+    weight = 0
+    for item in some:
+        weight += _weight(item, known, depth - 1)
+    return weight if size <= SAMPLE else weight * size // SAMPLE
 
 
 class _Sink:
