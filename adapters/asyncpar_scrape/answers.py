@@ -110,10 +110,14 @@ def retry_after(headers: dict[str, str]) -> float:
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
+    then = date(text)
+    return 0.0 if then is None else max(0.0, (then - datetime.now(UTC)).total_seconds())
+
+
+def date(text: str) -> datetime | None:
+    """A date of a header, in UTC; ``None``: it is none."""
     try:
         then = parsedate_to_datetime(text)
-    except ValueError:
-        return 0.0
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
-    return max(0.0, (then - datetime.now(UTC)).total_seconds())
+        return then.astimezone(UTC) if then.tzinfo else then.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
