@@ -272,14 +272,15 @@ class Fetcher:
         if self._cache is None or terms.robots_file:
             return await self._allowed(host, url, terms)
         name = url.partition("#")[0]
-        found = await self._cache.find(name)
-        answer = found.answer
-        if answer is None:
-            asked = replace(terms, headers=found.headers)
-            answer = await self._cache.settle(name, found, await self._allowed(host, url, asked))
-            if answer.status == 304 and found.headers:  # it is about another page than the one that is kept
-                found = replace(found, headers={})
-                answer = await self._cache.settle(name, found, await self._allowed(host, url, terms))
+        async with self._cache.alone(name):
+            found = await self._cache.find(name)
+            answer = found.answer
+            if answer is None:
+                asked = replace(terms, headers=found.headers)
+                answer = await self._cache.settle(name, found, await self._allowed(host, url, asked))
+                if answer.status == 304 and found.headers:  # what it is about is not kept
+                    found = replace(found, headers={})
+                    answer = await self._cache.settle(name, found, await self._allowed(host, url, terms))
         check_type(url, answer.headers.get("content-type", ""), terms.types)
         if len(answer.body) > terms.most:
             raise too_large(url, terms.most)
