@@ -15,11 +15,12 @@ from urllib.parse import urljoin
 
 from asyncpar.errors import PoolClosedError
 from asyncpar_scrape.addresses import host_of, public_socket
-from asyncpar_scrape.answers import Answer, Pace, Terms, check_type, retry_after, too_large
+from asyncpar_scrape.answers import Answer, Pace, Terms, Wire, check_type, retry_after, too_large
 from asyncpar_scrape.cache import Cache
 from asyncpar_scrape.decoders import accepted
 from asyncpar_scrape.failures import (
     AddressError,
+    FetchError,
     FetchTimeoutError,
     RedirectError,
     StatusError,
@@ -169,7 +170,7 @@ class Fetcher:
         await asyncio.to_thread(import_module, "asyncpar_scrape.exchange")
         import aiohttp
 
-        from asyncpar_scrape.exchange import MOST_HEADERS, Exchange
+        from asyncpar_scrape.exchange import MOST_HEADERS, Exchange, WiredResponse
 
         if self._cache is not None:
             await self._cache.open()
@@ -194,10 +195,9 @@ class Fetcher:
             max_field_size=self._max_headers,
             max_headers=MOST_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._stall, sock_read=self._stall),
+            response_class=aiohttp.ClientResponse if self._warc is None else WiredResponse,
         )
-        self._exchange = Exchange(
-            session, self._timeout, self._pace, self._max_headers, self._warc is not None
-        )
+        self._exchange = Exchange(session, self._timeout, self._pace, self._max_headers)
         return self
 
     async def __aexit__(
@@ -299,12 +299,14 @@ class Fetcher:
 
     async def _ask(self, host: str, url: str, terms: Terms) -> Answer:
         """Ask until there is an answer, or no more tries."""
+        once = self._ask_once if self._warc is None else self._ask_and_record
         for left in range(terms.retries, -1, -1):
             try:
-                answer, pause = await self._ask_once(host, url, terms)
+                answer, pause = await once(host, url, terms)
             except (FetchTimeoutError, TransportError) as error:
                 if not left or not error.transient:
                     raise
+                terms.share.clear()
                 continue
             if answer.status < 400:
                 return answer
@@ -316,7 +318,22 @@ class Fetcher:
                 )
         raise AssertionError("the last try returns or raises")
 
-    async def _ask_once(self, host: str, url: str, terms: Terms) -> tuple[Answer, float]:
+    async def _ask_and_record(self, host: str, url: str, terms: Terms) -> tuple[Answer, float]:
+        """What came goes into the archive, be it whole or not."""
+        assert self._warc is not None
+        wire = Wire()
+        try:
+            answer, pause = await self._ask_once(host, url, terms, wire)
+        except FetchError:
+            if wire.status:
+                await self._warc.write(url, wire, wire.body.begun(terms.most) if wire.body else b"")
+            raise
+        await self._warc.write(url, wire, answer.body)
+        return answer, pause
+
+    async def _ask_once(
+        self, host: str, url: str, terms: Terms, wire: Wire | None = None
+    ) -> tuple[Answer, float]:
         if self._exchange is None:
             raise PoolClosedError(
                 "this Fetcher is not open: use it inside 'async with Fetcher(...) as fetch:'"
@@ -324,15 +341,13 @@ class Fetcher:
         await self._turns.begin(host)
         failed, seconds, pause = False, None, 0.0
         try:
-            answer = await self._exchange.get(url, terms)
+            answer = await self._exchange.get(url, terms, wire)
             seconds, failed, pause = answer.seconds, answer.status in RETRIED, retry_after(answer.headers)
         except (FetchTimeoutError, TransportError) as error:
             failed = error.transient  # else a pause would not help
             raise
         finally:
             self._turns.end(host, failed=failed, seconds=seconds, retry_after=pause)
-        if self._warc is not None and answer.wire is not None:
-            await self._warc.write(url, answer.wire, answer.body)
         return answer, pause
 
     async def _read_robots(self, url: str) -> bytes:

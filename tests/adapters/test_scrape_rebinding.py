@@ -115,8 +115,8 @@ async def test_between_redirects(public, monkeypatch):
     async with server(PAGES) as (port, asked), fetcher(Answers(PUBLIC, PRIVATE), robots=False) as fetch:
         real = fetch._exchange.get
 
-        async def get(self, url, terms):
-            found = await real(url, terms)
+        async def get(self, *asked):
+            found = await real(*asked)
             await forget(fetch)
             return found
 
