@@ -44,6 +44,8 @@ RETRIED = (429, 500, 502, 503, 504)
 CONTACT = re.compile(r"https?://[^\s)]+\.|[^\s@]+@[^\s@]+\.")
 MOST_CHARACTERS = 8192
 """Of an address; servers answer a longer one with 414 (RFC 9110 asks them for 8,000)."""
+MOST_ROBOTS_REDIRECTS = 5
+"""For robots.txt, at least (RFC 9309)."""
 TYPES = ("text/", "application/xhtml+xml", "application/xml", "application/json", "application/ld+json")
 
 
@@ -90,7 +92,7 @@ class Fetcher:
     :arg max_failures: failures of a host in a row, about a minute of them, after which its pages fail without a request;
         each time its pause is over, of a minute at most, one is tried
     :arg max_retry_after: seconds of Retry-After that are waited for; a host that asks for more gives errors meanwhile
-    :arg max_redirects: redirects that are followed for one address
+    :arg max_redirects: redirects that are followed for one address; for robots.txt five at least
     :arg max_bytes: bytes that a body may have, as it comes and decompressed
     :arg bytes_in_flight: bytes of bodies that requests hold while they read them, all together; a body more where none
         could be read to its end otherwise. Who would hold more stops reading, and its sender has to wait
@@ -254,9 +256,10 @@ class Fetcher:
 
     async def _follow(self, url: str, terms: Terms) -> tuple[str, Answer]:
         """Ask an address and where it leads."""
+        most = max(self._max_redirects, MOST_ROBOTS_REDIRECTS) if terms.robots_file else self._max_redirects
         seen: set[str] = set()
         at = url
-        while len(seen) <= self._max_redirects:
+        while len(seen) <= most:
             known = _checked(at)
             if known in seen:
                 raise RedirectError(f"the redirects of {url} go in a circle, at {at}")
@@ -265,7 +268,7 @@ class Fetcher:
             if answer.location is None:
                 return at, answer
             at = _led(at, answer.location)
-        raise RedirectError(f"{url} has more than {self._max_redirects} redirects; see max_redirects=")
+        raise RedirectError(f"{url} has more than {most} redirects; see max_redirects=")
 
     async def _look_up(self, host: str, url: str, terms: Terms) -> Answer:
         """What the cache has of an address, else what its host says."""
@@ -353,7 +356,13 @@ class Fetcher:
     async def _read_robots(self, url: str) -> bytes:
         with self._in_flight.share() as share:
             terms = Terms(share, self.retries, MOST_BYTES, types=None, robots_file=True)
-            return (await self._follow(url, terms))[1].body
+            answer = await self._ask(host_of(url), url, terms)
+            if answer.location is not None:
+                try:
+                    _, answer = await self._follow(_led(url, answer.location), terms)
+                except AddressError as error:  # where it leads, and not the site
+                    raise RedirectError(str(error)) from error
+            return answer.body
 
 
 def _checked_agent(agent: str | None) -> str:
