@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from asyncpar_scrape.cache import CacheError
 from asyncpar_scrape.failures import ContentTypeError, StatusError, TooLargeError
 from tests.adapters.scrape_job import Resolver
 from tests.adapters.scrape_web import serving
-from tests.programs import ROOT
+from tests.programs import environment
 from tests.waiting import until
 
 AGENT = "test/1.0 (me@example.org)"
@@ -453,13 +452,12 @@ asyncio.run(main())
 
 async def test_programs_share_a_folder(tmp_path):
     """They make it at the same time, and each gets all pages; afterwards nothing is asked for."""
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}
     folder = tmp_path / "pages"
 
     def run(port):
         command = [sys.executable, "-W", "error", "-c", JOB, str(folder), str(port)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        jobs = [subprocess.Popen(command, env=environment, text=True, **pipes) for _ in range(3)]
+        jobs = [subprocess.Popen(command, env=environment(), text=True, **pipes) for _ in range(3)]
         for job in jobs:
             assert job.stdout.readline() == "ready\n"
         for job in jobs:

@@ -16,8 +16,9 @@ import trustme
 import asyncpar
 from asyncpar_scrape import Crawler, Fetcher, FetchError, failures
 from asyncpar_scrape.answers import retry_after
-from tests.adapters.scrape_faults import Faults, TLSServer, answer
+from tests.adapters.scrape_faults import Faults, TLSServer
 from tests.adapters.scrape_job import Resolver
+from tests.adapters.scrape_server import answer
 
 AGENT = "testbot/1.0 (+https://example.org/bot)"
 

@@ -10,7 +10,8 @@ from aiohttp import web
 
 from asyncpar_scrape import failures
 from asyncpar_scrape.robotsfile import CostlyError, parse
-from tests.adapters.scrape_faults import Faults, answer
+from tests.adapters.scrape_faults import Faults
+from tests.adapters.scrape_server import answer
 from tests.adapters.scrape_web import serving
 from tests.adapters.test_scrape_fetch import fetcher
 from tests.waiting import until

@@ -15,9 +15,10 @@ from warcio.archiveiterator import ArchiveIterator
 from asyncpar_scrape import Fetcher, FetchError
 from asyncpar_scrape.failures import StatusError
 from asyncpar_scrape.warc import WarcError
-from tests.adapters.scrape_faults import Faults, answer
+from tests.adapters.scrape_faults import Faults
 from tests.adapters.scrape_job import Resolver
-from tests.programs import ROOT
+from tests.adapters.scrape_server import Server, answer
+from tests.programs import environment
 from tests.waiting import until
 
 AGENT = "test/1.0 (me@example.org)"
@@ -115,12 +116,10 @@ async def test_what_is_cut_short_is_kept(tmp_path):
         held.append(fetch.in_flight.held)
         writer.write(answer(b"x" * 1000)[:-500])
         await until(lambda: fetch.in_flight.held == 500)
-        writer.close()
 
-    server = await asyncio.start_server(break_off, "127.0.0.1", 0)
-    async with server, fetcher(path, retries=1) as fetch:
+    async with Server(break_off) as site, fetcher(path, retries=1) as fetch:
         with pytest.raises(FetchError):
-            await fetch(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/broken")
+            await fetch(site.url("/broken"))
         assert [*held, fetch.in_flight.held] == [0, 0, 0]
     *early, (_, why, body), once, again = await asyncio.to_thread(cut, path)
     assert [(where, reason) for where, reason, _ in early] == [("/half-gzip", "unspecified")] * 2
@@ -274,12 +273,11 @@ asyncio.run(main())
 async def test_killed_and_gone_on(tmp_path):
     """After kill -9 every page that was fetched is there, and the next one appends."""
     path = tmp_path / "crawl.warc.gz"
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}
 
     def until_killed(port):
         with subprocess.Popen(
             [sys.executable, "-c", JOB, str(path), str(port)],
-            env=environment,
+            env=environment(),
             stdout=subprocess.PIPE,
             text=True,
         ) as job:
