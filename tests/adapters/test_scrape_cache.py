@@ -232,7 +232,7 @@ DAY = 24 * 3600.0
         ({"Cache-Control": "private, max-age=1000"}, 1),
         ({"Last-Modified": -10 * DAY}, 1),
         ({"Last-Modified": -10 * DAY, "Date": -2 * DAY}, 3),
-        ({"Last-Modified": 0}, 3),
+        ({"Last-Modified": 100}, 3),
         ({"Last-Modified": -10 * DAY, "Cache-Control": "max-age=0"}, 3),
         ({"Last-Modified": -10 * DAY, "Expires": -1000}, 3),
     ],
