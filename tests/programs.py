@@ -11,6 +11,11 @@ ROOT = Path(__file__).parents[1]
 SECONDS = 150.0
 
 
+def environment(**more: str) -> dict[str, str]:
+    """A program's, as if the checkout were installed."""
+    return os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"} | more
+
+
 def output_of(script: Path, folder: Path) -> str:
     """Run a script in an empty folder, with warnings as errors, and return what it prints.
 
@@ -19,11 +24,7 @@ def output_of(script: Path, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", str(script)],
         cwd=folder,
-        env=os.environ
-        | {
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}",  # as if the checkout were installed
-            "XDG_CONFIG_HOME": str(folder / ".config"),  # keys are the user's own
-        },
+        env=environment(XDG_CONFIG_HOME=str(folder / ".config")),  # keys are the user's own
         capture_output=True,
         text=True,
         timeout=SECONDS,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from asyncpar_scrape.failures import ContentTypeError, TooLargeError
 
 if TYPE_CHECKING:
+    from asyncpar_scrape.bodies import Body
     from asyncpar_scrape.inflight import Share
 
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -39,17 +40,22 @@ class Terms:
 
 @dataclass(slots=True)
 class Wire:
-    """A request and its answer as they were sent, without the body, for an archive.
+    """A request and its answer as they were sent, for an archive. It fills as they come.
 
+    :ivar status: empty until the headers are there
+    :ivar peer: the number of who answered
+    :ivar body: as far as it was read; ``None``: it was not
     :ivar truncated: why the body is not whole, as WARC-Truncated says it; ``None``: it is
     """
 
-    target: str
-    asked: list[tuple[str, str]]
-    protocol: str
-    status: str
-    headers: list[tuple[str, str]]
-    truncated: str | None
+    target: str = ""
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    protocol: str = ""
+    status: str = ""
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    peer: str = ""
+    body: Body | None = None
+    truncated: str | None = "unspecified"
 
 
 @dataclass(slots=True)
@@ -58,14 +64,12 @@ class Answer:
 
     :ivar seconds: until its headers were there
     :ivar body: empty where the status is not 200 to 299
-    :ivar wire: where it is asked for
     """
 
     status: int
     headers: dict[str, str]
     seconds: float
     body: bytes = b""
-    wire: Wire | None = None
 
     @property
     def location(self) -> str | None:
@@ -112,10 +116,14 @@ def retry_after(headers: dict[str, str]) -> float:
         return 0.0
     if text.isascii() and text.isdigit():
         return float(text[:9])
+    then = date(text)
+    return 0.0 if then is None else max(0.0, (then - datetime.now(UTC)).total_seconds())
+
+
+def date(text: str) -> datetime | None:
+    """A date of a header, in UTC; ``None``: it is none."""
     try:
         then = parsedate_to_datetime(text)
-    except ValueError:
-        return 0.0
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
-    return max(0.0, (then - datetime.now(UTC)).total_seconds())
+        return then.astimezone(UTC) if then.tzinfo else then.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None

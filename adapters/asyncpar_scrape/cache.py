@@ -7,18 +7,20 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from email.utils import formatdate
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from asyncpar.errors import PoolClosedError
-from asyncpar_scrape.answers import Answer
+from asyncpar_scrape.answers import Answer, date
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hishel import AnyState, CacheOptions, Entry, SqliteStorage
+    from hishel import AnyState, CacheOptions, Entry, Response, SqliteStorage
 
 T = TypeVar("T")
 
@@ -59,6 +61,7 @@ class Cache:
         self._folder, self._headers = Path(folder), headers
         self._thread: ThreadPoolExecutor | None = None
         self._storage: SqliteStorage | None = None
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # those in use
 
     async def open(self) -> None:
         """Open the file, or make it.
@@ -82,12 +85,19 @@ class Cache:
                 thread.submit(self._storage.close)
             await asyncio.to_thread(thread.shutdown)
 
+    def alone(self, url: str) -> asyncio.Lock:
+        """For ``async with``: one at a time looks an address up, asks and settles. Who has waited finds what was kept."""
+        lock = self._locks.get(url)
+        if lock is None:
+            lock = self._locks[url] = asyncio.Lock()
+        return lock
+
     async def find(self, url: str) -> Found:
         """Look an address up."""
         return await self._run(self._find, url)
 
     async def settle(self, url: str, found: Found, answer: Answer) -> Answer:
-        """Keep an answer, if it may be kept; where it says that what is kept is still good, that is returned."""
+        """Keep an answer, if it may be kept; where it says that what is kept is still good, that is returned, if it is there."""
         if answer.status not in (200, 304):
             return answer
         return await self._run(self._settle, url, found.state, answer)
@@ -132,44 +142,46 @@ class Cache:
         return Found(state, None, {name: asked[name] for name in asked.keys() - self._headers.keys()})
 
     def _settle(self, url: str, state: AnyState, answer: Answer) -> Answer:
-        from hishel import (
-            CacheMiss,
-            FromCache,
-            Headers,
-            InvalidateEntries,
-            NeedRevalidation,
-            NeedToBeUpdated,
-            Request,
-            Response,
-            StoreAndUse,
-        )
+        from hishel import FromCache, Headers, Request, Response, StoreAndUse
 
-        storage = self._storage
-        assert storage is not None
+        assert self._storage is not None
         headers = {name: value for name, value in answer.headers.items() if name not in DROPPED}
-        headers.setdefault("date", formatdate(usegmt=True))  # an answer without one would never grow old
-        response = Response(answer.status, Headers(headers), iter([answer.body]))
-        self._forget(state, answer.status)
+        headers["date"] = _dated(headers)
+        if answer.status == 200:
+            self._forget(url)
+        state = self._judged(state, Response(answer.status, Headers(headers), iter([answer.body])))
+        if isinstance(state, StoreAndUse):
+            request = Request("GET", url, Headers(self._headers))
+            kept = self._storage.create_entry(request, state.response, url)
+            for _ in kept.response.stream or ():  # type: ignore[union-attr]
+                pass  # it is kept by being read
+        elif isinstance(state, FromCache):
+            try:
+                return _answer(state.entry.response)
+            except RuntimeError:  # another program has removed it since it was found
+                return answer
+        return answer
+
+    def _judged(self, state: AnyState, response: Response) -> AnyState:
+        """What the rules make of a response."""
+        from hishel import CacheMiss, InvalidateEntries, NeedRevalidation, NeedToBeUpdated
+
+        assert self._storage is not None
         while True:
-            if isinstance(state, NeedRevalidation) or (isinstance(state, CacheMiss) and answer.status != 304):
+            if isinstance(state, NeedRevalidation) or (
+                isinstance(state, CacheMiss) and response.status_code != 304
+            ):
                 state = state.next(response)
             elif isinstance(state, NeedToBeUpdated):
                 for entry in state.updating_entries:
-                    storage.update_headers(entry.id, entry.response.headers)
+                    self._storage.update_headers(entry.id, entry.response.headers)
                 state = state.next()
             elif isinstance(state, InvalidateEntries):
                 for number in state.entry_ids:
-                    storage.remove_entry(number)
+                    self._storage.remove_entry(number)
                 state = state.next()
-            elif isinstance(state, StoreAndUse):
-                request = Request("GET", url, Headers(self._headers))
-                for _ in storage.create_entry(request, state.response, url).response.stream or ():  # type: ignore[union-attr]
-                    pass  # it is kept by being read
-                return answer
-            elif isinstance(state, FromCache):
-                return _answer(state.entry.response)
             else:
-                return answer
+                return state
 
     def _is_for_us(self, entry: Entry) -> bool:
         """Whether an answer was to a request like ours, by its Vary: another one's must not be validated as ours."""
@@ -179,14 +191,25 @@ class Cache:
         ours = {name.lower(): value for name, value in self._headers.items()}
         return all(entry.request.headers.get(name) == ours.get(name.lower()) for name in names)
 
-    def _forget(self, state: AnyState, status: int) -> None:
-        """Remove what a whole answer replaces: the rules leave one of them, and a bare 304 could then mean either."""
-        from hishel import NeedRevalidation
+    def _forget(self, url: str) -> None:
+        """Remove what a whole answer replaces: the rules leave one of them, and a bare 304 could then mean either.
 
+        It may have come meanwhile, from another program.
+        """
         assert self._storage is not None
-        if isinstance(state, NeedRevalidation) and status == 200:
-            for entry in state.revalidating_entries:
+        for entry in self._storage.get_entries(url):
+            if self._is_for_us(entry):
                 self._storage.remove_entry(entry.id)
+
+
+def _dated(headers: dict[str, str]) -> str:
+    """The Date by which an answer grows old: the rules count from there, and not by the Age that it had on its way."""
+    now = datetime.now(UTC)
+    then = date(headers.get("date", "")) or now  # without one it would never grow old
+    age = headers.get("age", "")
+    if age.isascii() and age.isdigit():
+        then = min(then, now - timedelta(seconds=int(age[:9])))
+    return format_datetime(then, usegmt=True)
 
 
 def _answer(response: Any) -> Answer:

@@ -101,7 +101,8 @@ class Crawler:
     :arg workers: processes that parse; default as for ``ProcessPool``
     :arg progress: show progress on stderr
     :arg options: of the ``Fetcher``, as ``user_agent``, ``delay``, ``allow_private``
-    :raises ValueError: ``user_agent`` has no contact, a start address is none, or a number is out of range
+    :raises ValueError: ``user_agent`` has no contact, a start address is none, a number is out of range, or ``sitemaps``
+        with a fetcher that reads no robots.txt
     :raises TypeError: there are options beside a ``fetch`` that is to have its own
     """
 
@@ -159,23 +160,25 @@ class Crawler:
 
     def _make_fetcher(self, options: Mapping[str, Any]) -> Fetcher | None:
         """What fetches politely; nothing, where the crawl has a function of the user's."""
-        if self._sitemaps and not self._options.get("robots", True):
-            raise ValueError(
-                "sitemaps=True needs robots.txt, which names the sitemaps: leave out robots=False"
-            )
         if self._custom is None:
-            return Fetcher(**self._options)
-        if options:
+            made = Fetcher(**self._options)
+        elif options:
             raise TypeError(
                 f"{', '.join(options)}= is for the Fetcher that a crawler makes; with fetch= give it to what that is"
             )
-        if isinstance(self._custom, Fetcher):
-            return self._custom
-        if self._sitemaps:
+        elif isinstance(self._custom, Fetcher):
+            made = self._custom
+        elif self._sitemaps:
             raise TypeError(
                 "sitemaps=True is for crawls with a Fetcher: a function of one's own knows no robots.txt"
             )
-        return None
+        else:
+            return None
+        if self._sitemaps and made._robots is None:
+            raise ValueError(
+                "sitemaps=True needs robots.txt, which names the sitemaps: leave out robots=False"
+            )
+        return made
 
     def configure(
         self,

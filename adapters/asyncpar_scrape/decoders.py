@@ -115,6 +115,7 @@ def _brotli() -> Encoding | None:
         return None
     if not hasattr(brotli.Decompressor, "can_accept_more_data"):
         return None  # before 1.2 its output had no bound
+    # Its window is of 16 MB at most, the format's own bound (RFC 7932); the library takes no other one.
     return Encoding(lambda _first: _Brotli(brotli.Decompressor()), brotli.error, b"")
 
 

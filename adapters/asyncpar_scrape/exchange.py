@@ -43,54 +43,52 @@ class Exchange:
 
     :ivar timeout: seconds for a request and its whole answer; waiting for room or for ``pace`` does not count
     :ivar max_headers: bytes of headers that an answer may have
-    :ivar wired: answers are to have a ``Wire``
     """
 
     session: aiohttp.ClientSession
     timeout: float
     pace: Pace
     max_headers: int
-    wired: bool = False
 
-    async def get(self, url: str, terms: Terms) -> Answer:
-        """Ask once, and follow nothing. The share holds the body; it is cleared when there is none.
+    async def get(self, url: str, terms: Terms, wire: Wire | None = None) -> Answer:
+        """Ask once, and follow nothing. The share holds what came of the body, be it whole or not.
 
         :raises FetchError: there is no whole answer within the bounds
         """
         try:
             async with asyncio.timeout(self.timeout) as limit:
-                return await self._get(url, terms, limit)
-        except FetchError:
-            terms.share.clear()
-            raise
+                return await self._get(url, terms, limit, wire)
         except (*LIMITS, aiohttp.ClientError, OSError, ValueError) as error:
-            terms.share.clear()
+            if wire is not None:
+                wire.truncated = _truncated(error)
             raise self._reason(url, terms.most, error) from error
 
-    async def _get(self, url: str, terms: Terms, limit: asyncio.Timeout) -> Answer:
+    async def _get(self, url: str, terms: Terms, limit: asyncio.Timeout, wire: Wire | None) -> Answer:
         began = time.monotonic()
         async with self.session.get(url, allow_redirects=False, headers=terms.headers or None) as response:
             answer = Answer(response.status, _flat(response.headers), time.monotonic() - began)
+            if wire is not None:
+                _note(wire, response)
             if sum(len(name) + len(value) + 4 for name, value in response.raw_headers) > self.max_headers:
                 raise HeadersTooLargeError
-            if self.wired:
-                answer.wire = _wire(response)
             if not 200 <= response.status < 300:
                 return answer
             check_type(url, response.headers.get("Content-Type", ""), terms.types)
             body = Body(answer.headers.get("content-encoding", ""), terms.most)
+            if wire is not None:
+                wire.body = body
             try:
                 await self._read(response.content, body, terms.share, limit)
             except BodyTooLargeError:
                 if not terms.robots_file:
                     raise
                 answer.body = body.begun(terms.most)
-                if answer.wire is not None:
-                    answer.wire.truncated = "length"
+                if wire is not None:
+                    wire.truncated = "length"
                 return answer
             answer.body = body.end()
-            if answer.wire is not None:
-                answer.wire.truncated = None
+            if wire is not None:
+                wire.truncated = None
             return answer
 
     def _reason(self, url: str, most: int, error: Exception) -> FetchError:
@@ -127,17 +125,37 @@ class Exchange:
                     await self.pace.spend(len(piece))
 
 
-def _wire(response: aiohttp.ClientResponse) -> Wire:
-    """What goes into an archive; its body counts as cut off until it was read."""
+class WiredResponse(aiohttp.ClientResponse):
+    """Notes who answers, as long as there is a connection: a small answer has none any more when it is handed out."""
+
+    peer = ""
+
+    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        if connection.transport and (peer := connection.transport.get_extra_info("peername")):
+            self.peer = peer[0]
+        return await super().start(connection)
+
+
+def _note(wire: Wire, response: aiohttp.ClientResponse) -> None:
+    """Write down what goes into an archive; the body counts as cut off until it was read."""
     version = response.version
-    return Wire(
-        response.url.raw_path_qs,
-        list(response.request_info.headers.items()),
-        f"HTTP/{version.major}.{version.minor}" if version else "HTTP/1.1",
-        f"{response.status} {response.reason or ''}".rstrip(),
-        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers],
-        "unspecified",
-    )
+    wire.target = response.url.raw_path_qs
+    wire.asked = list(response.request_info.headers.items())
+    wire.protocol = f"HTTP/{version.major}.{version.minor}" if version else "HTTP/1.1"
+    wire.status = f"{response.status} {response.reason or ''}".rstrip()
+    wire.headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers]
+    if isinstance(response, WiredResponse):
+        wire.peer = response.peer
+
+
+def _truncated(error: Exception) -> str:
+    """Why a body is not whole, as WARC-Truncated says it."""
+    if isinstance(error, (BodyTooLargeError, HeadersTooLargeError)):
+        return "length"
+    if isinstance(error, TimeoutError):
+        return "time"
+    broken = (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError)
+    return "disconnect" if isinstance(error, broken) else "unspecified"
 
 
 def _flat(headers: CIMultiDictProxy[str]) -> dict[str, str]:

@@ -15,11 +15,12 @@ from urllib.parse import urljoin
 
 from asyncpar.errors import PoolClosedError
 from asyncpar_scrape.addresses import host_of, public_socket
-from asyncpar_scrape.answers import Answer, Pace, Terms, check_type, retry_after, too_large
+from asyncpar_scrape.answers import Answer, Pace, Terms, Wire, check_type, retry_after, too_large
 from asyncpar_scrape.cache import Cache
 from asyncpar_scrape.decoders import accepted
 from asyncpar_scrape.failures import (
     AddressError,
+    FetchError,
     FetchTimeoutError,
     RedirectError,
     StatusError,
@@ -43,6 +44,8 @@ RETRIED = (429, 500, 502, 503, 504)
 CONTACT = re.compile(r"https?://[^\s)]+\.|[^\s@]+@[^\s@]+\.")
 MOST_CHARACTERS = 8192
 """Of an address; servers answer a longer one with 414 (RFC 9110 asks them for 8,000)."""
+MOST_ROBOTS_REDIRECTS = 5
+"""For robots.txt, at least (RFC 9309)."""
 TYPES = ("text/", "application/xhtml+xml", "application/xml", "application/json", "application/ld+json")
 
 
@@ -89,7 +92,7 @@ class Fetcher:
     :arg max_failures: failures of a host in a row, about a minute of them, after which its pages fail without a request;
         each time its pause is over, of a minute at most, one is tried
     :arg max_retry_after: seconds of Retry-After that are waited for; a host that asks for more gives errors meanwhile
-    :arg max_redirects: redirects that are followed for one address
+    :arg max_redirects: redirects that are followed for one address; for robots.txt five at least
     :arg max_bytes: bytes that a body may have, as it comes and decompressed
     :arg bytes_in_flight: bytes of bodies that requests hold while they read them, all together; a body more where none
         could be read to its end otherwise. Who would hold more stops reading, and its sender has to wait
@@ -169,7 +172,7 @@ class Fetcher:
         await asyncio.to_thread(import_module, "asyncpar_scrape.exchange")
         import aiohttp
 
-        from asyncpar_scrape.exchange import MOST_HEADERS, Exchange
+        from asyncpar_scrape.exchange import MOST_HEADERS, Exchange, WiredResponse
 
         if self._cache is not None:
             await self._cache.open()
@@ -194,10 +197,9 @@ class Fetcher:
             max_field_size=self._max_headers,
             max_headers=MOST_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._stall, sock_read=self._stall),
+            response_class=aiohttp.ClientResponse if self._warc is None else WiredResponse,
         )
-        self._exchange = Exchange(
-            session, self._timeout, self._pace, self._max_headers, self._warc is not None
-        )
+        self._exchange = Exchange(session, self._timeout, self._pace, self._max_headers)
         return self
 
     async def __aexit__(
@@ -259,9 +261,10 @@ class Fetcher:
 
     async def _follow(self, url: str, terms: Terms) -> tuple[str, Answer]:
         """Ask an address and where it leads."""
+        most = max(self._max_redirects, MOST_ROBOTS_REDIRECTS) if terms.robots_file else self._max_redirects
         seen: set[str] = set()
         at = url
-        while len(seen) <= self._max_redirects:
+        while len(seen) <= most:
             known = _checked(at)
             if known in seen:
                 raise RedirectError(f"the redirects of {url} go in a circle, at {at}")
@@ -270,21 +273,22 @@ class Fetcher:
             if answer.location is None:
                 return at, answer
             at = _led(at, answer.location)
-        raise RedirectError(f"{url} has more than {self._max_redirects} redirects; see max_redirects=")
+        raise RedirectError(f"{url} has more than {most} redirects; see max_redirects=")
 
     async def _look_up(self, host: str, url: str, terms: Terms) -> Answer:
         """What the cache has of an address, else what its host says."""
         if self._cache is None or terms.robots_file:
             return await self._allowed(host, url, terms)
         name = url.partition("#")[0]
-        found = await self._cache.find(name)
-        answer = found.answer
-        if answer is None:
-            asked = replace(terms, headers=found.headers)
-            answer = await self._cache.settle(name, found, await self._allowed(host, url, asked))
-            if answer.status == 304 and found.headers:  # it is about another page than the one that is kept
-                found = replace(found, headers={})
-                answer = await self._cache.settle(name, found, await self._allowed(host, url, terms))
+        async with self._cache.alone(name):
+            found = await self._cache.find(name)
+            answer = found.answer
+            if answer is None:
+                asked = replace(terms, headers=found.headers)
+                answer = await self._cache.settle(name, found, await self._allowed(host, url, asked))
+                if answer.status == 304 and found.headers:  # what it is about is not kept
+                    found = replace(found, headers={})
+                    answer = await self._cache.settle(name, found, await self._allowed(host, url, terms))
         check_type(url, answer.headers.get("content-type", ""), terms.types)
         if len(answer.body) > terms.most:
             raise too_large(url, terms.most)
@@ -303,12 +307,14 @@ class Fetcher:
 
     async def _ask(self, host: str, url: str, terms: Terms) -> Answer:
         """Ask until there is an answer, or no more tries."""
+        once = self._ask_once if self._warc is None else self._ask_and_record
         for left in range(terms.retries, -1, -1):
             try:
-                answer, pause = await self._ask_once(host, url, terms)
+                answer, pause = await once(host, url, terms)
             except (FetchTimeoutError, TransportError) as error:
                 if not left or not error.transient:
                     raise
+                terms.share.clear()
                 continue
             if answer.status < 400:
                 return answer
@@ -320,7 +326,22 @@ class Fetcher:
                 )
         raise AssertionError("the last try returns or raises")
 
-    async def _ask_once(self, host: str, url: str, terms: Terms) -> tuple[Answer, float]:
+    async def _ask_and_record(self, host: str, url: str, terms: Terms) -> tuple[Answer, float]:
+        """What came goes into the archive, be it whole or not."""
+        assert self._warc is not None
+        wire = Wire()
+        try:
+            answer, pause = await self._ask_once(host, url, terms, wire)
+        except FetchError:
+            if wire.status:
+                await self._warc.write(url, wire, wire.body.begun(terms.most) if wire.body else b"")
+            raise
+        await self._warc.write(url, wire, answer.body)
+        return answer, pause
+
+    async def _ask_once(
+        self, host: str, url: str, terms: Terms, wire: Wire | None = None
+    ) -> tuple[Answer, float]:
         if self._exchange is None:
             raise PoolClosedError(
                 "this Fetcher is not open: use it inside 'async with Fetcher(...) as fetch:'"
@@ -328,21 +349,25 @@ class Fetcher:
         await self._turns.begin(host)
         failed, seconds, pause = False, None, 0.0
         try:
-            answer = await self._exchange.get(url, terms)
+            answer = await self._exchange.get(url, terms, wire)
             seconds, failed, pause = answer.seconds, answer.status in RETRIED, retry_after(answer.headers)
         except (FetchTimeoutError, TransportError) as error:
             failed = error.transient  # else a pause would not help
             raise
         finally:
             self._turns.end(host, failed=failed, seconds=seconds, retry_after=pause)
-        if self._warc is not None and answer.wire is not None:
-            await self._warc.write(url, answer.wire, answer.body)
         return answer, pause
 
     async def _read_robots(self, url: str) -> bytes:
         with self._in_flight.share() as share:
             terms = Terms(share, self.retries, MOST_BYTES, types=None, robots_file=True)
-            return (await self._follow(url, terms))[1].body
+            answer = await self._ask(host_of(url), url, terms)
+            if answer.location is not None:
+                try:
+                    _, answer = await self._follow(_led(url, answer.location), terms)
+                except AddressError as error:  # where it leads, and not the site
+                    raise RedirectError(str(error)) from error
+            return answer.body
 
 
 def _checked_agent(agent: str | None) -> str:

@@ -114,7 +114,7 @@ class WarcFile:
     def _write_pair(self, url: str, wire: Wire, body: bytes) -> None:
         from warcio.statusandheaders import StatusAndHeaders
 
-        cut = {"WARC-Truncated": wire.truncated} if wire.truncated else {}
+        said = {"WARC-IP-Address": wire.peer, "WARC-Truncated": wire.truncated}
         kept = [(f"X-Archive-Orig-{n}" if n.lower() in RENAMED else n, v) for n, v in wire.headers]
         kept.append(("Content-Length", str(len(body))))
         buffer, writer = self._writer()
@@ -124,7 +124,7 @@ class WarcFile:
             payload=io.BytesIO(body),
             length=len(body),
             http_headers=StatusAndHeaders(wire.status, kept, protocol=wire.protocol),
-            warc_headers_dict=cut,
+            warc_headers_dict={name: value for name, value in said.items() if value},
         )
         request = writer.create_warc_record(
             url,

@@ -10,17 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import brotli
 
+from tests.adapters.scrape_server import TYPE, Server, answer
+
 try:
     from compression import zstd
 except ImportError:  # before Python 3.14
     from backports import zstd
 
 PAGE = "<html><title>{}</title><a href='/next'>n</a></html>"
-TYPE = "Content-Type: text/html; charset=utf-8\r\n"
-
-
-def answer(body: bytes, head: str = TYPE, status: str = "200 OK") -> bytes:
-    return f"HTTP/1.1 {status}\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def packed(body: bytes, head: str = "gzip") -> bytes:
@@ -77,7 +74,7 @@ ONCE = {
 }
 
 
-class Faults:
+class Faults(Server):
     """Answers each path of ``FAULTS``; of ``ONCE`` the first time only. ``/n…`` are pages.
 
     :ivar asked: host and path of each request
@@ -85,6 +82,7 @@ class Faults:
     """
 
     def __init__(self, robots: bytes | None = None) -> None:
+        super().__init__(self._fault)
         self.asked: list[tuple[str, str]] = []
         self.heads: list[str] = []
         self.busiest: Counter[str] = Counter()
@@ -93,37 +91,10 @@ class Faults:
         if robots is not None:
             self.answers["/robots.txt"] = robots
 
-    async def __aenter__(self):
-        self.server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.port = self.server.sockets[0].getsockname()[1]
-        self.tasks = set()
-        return self
-
-    async def __aexit__(self, *_):
-        self.server.close()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    def url(self, path: str, host: str = "127.0.0.1") -> str:
-        return f"http://{host}:{self.port}{path}"
-
     def paths(self) -> list[str]:
         return [path for _, path in self.asked]
 
-    async def _connection(self, reader, writer):
-        self.tasks.add(asyncio.current_task())
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                if not await self._answer(head.decode(), writer):
-                    return
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client has gone, or the test is over
-        finally:
-            writer.close()
-            self.tasks.discard(asyncio.current_task())
-
-    async def _answer(self, head: str, writer) -> bool:
+    async def _fault(self, head: str, writer) -> bool:
         path = head.split()[1]
         host = next(line for line in head.splitlines() if line.lower().startswith("host:"))[6:].split(":")[0]
         self.heads.append(head)
@@ -145,7 +116,6 @@ class Faults:
         missing = self.answers["/404"]
         data = self.answers.get(path, answer(PAGE.format(path).encode()) if known else missing)
         writer.write(data)
-        await writer.drain()
         return data.startswith(b"HTTP/1.1") and path not in ("/half", "/broken-chunks", "/closes")
 
     async def _endless(self, writer, first: bytes, again: bytes, *, slow: bool) -> None:

@@ -7,8 +7,13 @@ page n links to n+1, too, and one page in 49 is faulty: an error of the server, 
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+
+from tests.adapters.scrape_server import Server, answer
+from tests.programs import environment
 
 BODY = "<html><title>page {n}</title><a href='/{a}'>a</a><a href='/{b}'>b</a></html>"
 FAULTY = 49
@@ -19,53 +24,47 @@ def is_faulty(n: int) -> bool:
     return n % FAULTY == 7
 
 
-class Site:
+class Site(Server):
     """Answers ``/n`` for n below ``pages``; others are 404."""
 
     def __init__(self, pages: int, log: Path | None = None, *, faults: bool = False) -> None:
+        super().__init__(self._page)
         self.pages, self.faults = pages, faults
         self.served: list[str] = []
         self.log = log.open("a", buffering=1) if log else None
 
-    async def __aenter__(self):
-        self.server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.port = self.server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_):
-        self.server.close()
-        await self.server.wait_closed()
-
     def url(self, n: int) -> str:
-        return f"http://127.0.0.1:{self.port}/{n}"
+        return super().url(f"/{n}")
 
-    async def _connection(self, reader, writer):
-        try:
-            while line := await reader.readline():
-                path = line.split()[1].decode()
-                while (await reader.readline()).strip():
-                    pass
-                self.served.append(path)
-                if self.log:
-                    self.log.write(path + "\n")
-                n = int(path[1:]) if path[1:].isdigit() else self.pages
-                known = n < self.pages
-                body = BODY.format(n=n, a=2 * n + 1, b=2 * n + 2).encode() if known else b""
-                if self.faults:
-                    body += f"<a href='/{n + 1}'>c</a>".encode() if known else b""
-                head = f"HTTP/1.1 {'200 OK' if known else '404 Not Found'}\r\nContent-Length: {len(body)}\r\n\r\n"
-                if self.faults and known and is_faulty(n):
-                    if n % 3 == 0:
-                        head, body = "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", b""
-                    else:
-                        writer.write(b"" if n % 3 == 1 else head.encode() + body[:20])
-                        return
-                writer.write(head.encode() + body)
-                await writer.drain()
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
+    async def _page(self, head: str, writer) -> bool:
+        path = head.split()[1]
+        self.served.append(path)
+        if self.log:
+            self.log.write(path + "\n")
+        n = int(path[1:]) if path[1:].isdigit() else self.pages
+        known = n < self.pages
+        body = BODY.format(n=n, a=2 * n + 1, b=2 * n + 2).encode() if known else b""
+        if self.faults:
+            body += f"<a href='/{n + 1}'>c</a>".encode() if known else b""
+        page = answer(body, "", "200 OK" if known else "404 Not Found")
+        if self.faults and known and is_faulty(n):
+            if n % 3:
+                writer.write(b"" if n % 3 == 1 else page[: 20 - len(body)])
+                return False
+            page = answer(b"", "", "500 Oops")
+        writer.write(page)
+        return True
+
+
+@contextmanager
+def in_a_process(log: Path, pages: int):
+    """The site as a program; its port."""
+    command = [sys.executable, __file__, str(log), str(pages)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
+    ) as site:
+        yield site.stdout.readline().strip()
+        site.stdin.close()
 
 
 async def main() -> None:

@@ -125,11 +125,18 @@ def test_several_streams(encoding):
 
 
 def test_a_window_that_is_too_large():
-    """zstd that wants more memory than a server may ask for is refused."""
+    """zstd and brotli that want more memory than a server may ask for, 8 and 16 MB, are refused."""
     compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
     sent = compressor.compress(b"abc" * 1000) + compressor.flush()
     with pytest.raises(BadBodyError, match=r"its zstd is broken: .*too much memory"):
         read("zstd", sent)
+    empty, large = (
+        b"\x81\x01",
+        b"\x11\xde",
+    )  # streams without data, the second by brotli's own extension, of 1 GB
+    assert read("br", empty) == b""
+    with pytest.raises(BadBodyError, match=r"its br is broken"):
+        read("br", large)
 
 
 @encodings

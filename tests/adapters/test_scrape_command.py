@@ -10,7 +10,7 @@ import re
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
 from rich.console import Console
@@ -22,7 +22,7 @@ from asyncpar_scrape.links import address_of
 from asyncpar_scrape.output import export
 from asyncpar_scrape.tally import HostStatistics
 from tests.adapters import scrape_site
-from tests.programs import ROOT
+from tests.programs import environment
 
 JOB = """
 from asyncpar_scrape import Crawler
@@ -40,18 +40,14 @@ crawler = Crawler(parse, Get(), start=["{start}"], store="out.sqlite", workers=1
 def asyncpar(folder, *arguments):
     return subprocess.run(
         [sys.executable, "-m", "asyncpar", "scrape", *arguments], cwd=folder, capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}, timeout=150,
+        env=environment(), timeout=150,
     )  # fmt: skip
 
 
 def test_a_job_runs(tmp_path):
     """It reports, refuses to begin anew, and writes the items out."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, scrape_site.__file__, str(tmp_path / "served"), "12"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
-    ) as site:
-        start = f"http://127.0.0.1:{site.stdout.readline().strip()}/0"
+    with scrape_site.in_a_process(tmp_path / "served", 12) as port:
+        start = f"http://127.0.0.1:{port}/0"
         (tmp_path / "job.py").write_text(JOB.format(start=start))
         done = asyncpar(tmp_path, "job.py", "--out", "out.jsonl")
         assert done.returncode == 0, done.stderr
@@ -61,7 +57,6 @@ def test_a_job_runs(tmp_path):
         assert "holds a crawl already: to go on with it pass resume=True (--resume)" in again.stderr
         retried = asyncpar(tmp_path, "job.py", "--retry-errors")
         assert "this run: 13 in" in retried.stderr
-        site.stdin.close()
     items = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert {item["title"] for item in items} == {f"page {n}" for n in range(12)} - {"page 5", "page 7"}
     listed = asyncpar(tmp_path, "errors", "out.sqlite").stdout.splitlines()
@@ -89,21 +84,9 @@ def test_what_is_wrong_is_one_line(tmp_path, arguments, message):
     assert "Traceback" not in done.stderr
 
 
-@contextmanager
-def served(tmp_path, pages):
-    """A site in a process of its own; its port."""
-    command = [sys.executable, scrape_site.__file__, str(tmp_path / "served"), str(pages)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
-    ) as site:
-        yield site.stdout.readline().strip()
-        site.stdin.close()
-
-
 def test_a_list_of_addresses(tmp_path):
     """Each page is a line; what failed is told, and taken again."""
-    with served(tmp_path, 20) as port:
+    with scrape_site.in_a_process(tmp_path / "served", 20) as port:
         root = f"http://127.0.0.1:{port}"
         (tmp_path / "urls.txt").write_text(f"# pages\n{root}/1\n\n  {root}/2\n{root}/2#twice\n{root}/99\n")
         command = ["--urls", "urls.txt", "--out", "pages.jsonl", "--allow-private", "--delay", "0.01"]
@@ -193,7 +176,7 @@ def test_progress_is_a_line_or_a_table():
 def test_the_table_on_a_terminal(tmp_path):
     """A command on a real one draws it, and the report comes after it."""
     master, slave = os.openpty()
-    with served(tmp_path, 20) as port:
+    with scrape_site.in_a_process(tmp_path / "served", 20) as port:
         (tmp_path / "urls.txt").write_text("".join(f"http://127.0.0.1:{port}/{n}\n" for n in range(5)))
         command = [
             "scrape",
@@ -208,7 +191,7 @@ def test_the_table_on_a_terminal(tmp_path):
         ]
         job = subprocess.Popen(
             [sys.executable, "-m", "asyncpar", *command, "test/1.0 (me@example.org)"], cwd=tmp_path, stderr=slave,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}", "TERM": "xterm", "COLUMNS": "120"},
+            env=environment(TERM="xterm", COLUMNS="120"),
         )  # fmt: skip
         os.close(slave)
         said = b""

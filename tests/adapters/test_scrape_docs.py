@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 import zipfile
 
-from tests.programs import ROOT
+from tests.programs import ROOT, environment
 
 DOCS = ROOT / "examples" / "search_docs"
 
 
 def run(folder, *arguments):
     command = [sys.executable, "-X", "dev", "-W", "error", str(DOCS.with_suffix(".py")), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=50, check=False
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=50, check=False
     )
     # asyncio's notes of slow steps say how busy the machine is.
     done.stderr = re.sub(r"^Executing <.* took [0-9.]+ seconds\n", "", done.stderr, flags=re.MULTILINE)

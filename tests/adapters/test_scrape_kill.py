@@ -19,13 +19,12 @@ import pytest
 
 from asyncpar_scrape.database import connect, errors
 from tests.adapters import scrape_job, scrape_site
-from tests.programs import ROOT
+from tests.programs import environment
 
 INTEGRATION = "ASYNCPAR_KILLS" in os.environ
 KILLS = int(os.environ.get("ASYNCPAR_KILLS", "30")) // 10 + 2
 PAGES = int(os.environ.get("ASYNCPAR_CRAWL_PAGES", "20000" if INTEGRATION else "1500"))
 UNDER_WAY = 2 * 64 + 4 * 2
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}
 
 
 def expected(pages):
@@ -50,7 +49,7 @@ def run_to_the_end(store, port, pages):
     chance, killed = random.Random(seed), 0
     command = [sys.executable, scrape_job.__file__, str(store), port]
     while True:
-        with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as job:
+        with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as job:
             if killed < KILLS:
                 time.sleep(chance.uniform(0.2, 1.0) * max(1.0, pages / 5000))
                 job.kill()
@@ -70,12 +69,8 @@ def numbers(rows):
 def test_killed_at_random(tmp_path):
     """Every page's item is there once, every faulty page has its error, and only what was under way was fetched again."""
     store, log = tmp_path / "crawl.sqlite", tmp_path / "served"
-    command = [sys.executable, scrape_site.__file__, str(log), str(PAGES)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
-    ) as site:
-        killed = run_to_the_end(store, site.stdout.readline().strip(), PAGES)
-        site.stdin.close()
+    with scrape_site.in_a_process(log, PAGES) as port:
+        killed = run_to_the_end(store, port, PAGES)
     parsed, failed = expected(PAGES)
     with closing(connect(store)) as connection:
         items = connection.execute("SELECT url FROM items JOIN pages ON pages.id = items.page")

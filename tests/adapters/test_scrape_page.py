@@ -13,7 +13,8 @@ from asyncpar_scrape import Fetcher, Page
 from asyncpar_scrape.addresses import canonical
 from asyncpar_scrape.charsets import charset_of, codec
 from asyncpar_scrape.links import Base, address
-from tests.adapters.scrape_faults import Faults, answer
+from tests.adapters.scrape_faults import Faults
+from tests.adapters.scrape_server import answer
 
 AT = "http://a.test/docs/index.html"
 HTML = "text/html"

@@ -196,10 +196,12 @@ def test_arguments_are_checked(monkeypatch):
         Crawler(titles, user_agent=AGENT, max_failures=0)
     with pytest.raises(TypeError, match=r"sitemaps=True is for crawls with a Fetcher"):
         Crawler(titles, str, sitemaps=True)
-    with pytest.raises(
-        ValueError, match=r"sitemaps=True needs robots.txt, which names the sitemaps: leave out"
-    ):
+    needs_robots = r"^sitemaps=True needs robots.txt, which names the sitemaps: leave out robots=False"
+    with pytest.raises(ValueError, match=needs_robots):
         Crawler(titles, user_agent=AGENT, sitemaps=True, robots=False)
+    with pytest.raises(ValueError, match=needs_robots):
+        Crawler(titles, Fetcher(AGENT, robots=False), sitemaps=True)
+    Crawler(titles, Fetcher(AGENT), sitemaps=True)
     for name in ("concurrency", "per_host", "max_pages", "max_per_pattern"):
         with pytest.raises(ValueError, match=rf"^{name}= must be at least 1, not 0"):
             Crawler(titles, user_agent=AGENT, **{name: 0})

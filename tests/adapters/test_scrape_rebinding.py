@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractResolver
 
 from asyncpar_scrape import Fetcher, addresses
 from asyncpar_scrape.failures import AddressError, CertificateError, TransportError
-from tests.adapters.scrape_faults import answer
+from tests.adapters.scrape_server import Server, answer
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="no machine here: all of 127/8 leads here on Linux only"
@@ -55,25 +55,14 @@ async def server(pages, *, keep=False):
     """Answers on every address of this machine; notes by which it was asked for what."""
     asked = []
 
-    async def connection(reader, writer):
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                path = head.split()[1].decode()
-                asked.append((writer.get_extra_info("sockname")[0], path))
-                writer.write(pages[path])
-                await writer.drain()
-                if not keep:
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+    async def say(head, writer):
+        path = head.split()[1]
+        asked.append((writer.get_extra_info("sockname")[0], path))
+        writer.write(pages[path])
+        return keep
 
-    made = await asyncio.start_server(connection, "0.0.0.0", 0)
-    try:
-        yield made.sockets[0].getsockname()[1], asked
-    finally:
-        made.close()
+    async with Server(say, "0.0.0.0") as made:
+        yield made.port, asked
 
 
 def fetcher(resolver, **options):
@@ -115,8 +104,8 @@ async def test_between_redirects(public, monkeypatch):
     async with server(PAGES) as (port, asked), fetcher(Answers(PUBLIC, PRIVATE), robots=False) as fetch:
         real = fetch._exchange.get
 
-        async def get(self, url, terms):
-            found = await real(url, terms)
+        async def get(self, *asked):
+            found = await real(*asked)
             await forget(fetch)
             return found
 

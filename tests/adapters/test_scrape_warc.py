@@ -12,11 +12,14 @@ import sys
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
-from asyncpar_scrape import Fetcher
-from asyncpar_scrape.failures import StatusError
+from asyncpar_scrape import Fetcher, FetchError
+from asyncpar_scrape.failures import FetchTimeoutError, StatusError
 from asyncpar_scrape.warc import WarcError
-from tests.adapters.scrape_faults import Faults, answer
-from tests.programs import ROOT
+from tests.adapters.scrape_faults import Faults
+from tests.adapters.scrape_job import Resolver
+from tests.adapters.scrape_server import Server, answer
+from tests.programs import environment
+from tests.waiting import until
 
 AGENT = "test/1.0 (me@example.org)"
 
@@ -61,6 +64,124 @@ async def test_requests_and_answers_are_kept(tmp_path):
     ]
     kinds = [kind for kind, *_ in await asyncio.to_thread(records, path)]
     assert kinds == ["warcinfo", *["response", "request"] * 5]
+
+
+def cut(path):
+    """Path, reason and body of each response."""
+    with path.open("rb") as stream:
+        return [
+            (
+                "/" + record.rec_headers.get_header("WARC-Target-URI").split("/", 3)[-1],
+                record.rec_headers.get_header("WARC-Truncated"),
+                record.content_stream().read(),
+            )
+            for record in ArchiveIterator(stream, check_digests="raise")
+            if record.rec_type == "response"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("path", "why", "body"),
+    [
+        ("/large", "length", b"x" * 100_000),
+        ("/bomb", "length", bytes(100_000)),
+        ("/long-headers", "length", b""),
+        ("/image", "unspecified", b""),
+        ("/compress", "unspecified", b""),
+        ("/broken-gzip", "unspecified", b""),
+    ],
+)
+async def test_what_is_refused_is_kept(tmp_path, path, why, body):
+    """So much of it as was read, and why that is not all."""
+    async with Faults() as site, fetcher(tmp_path / "crawl.warc.gz", max_bytes=100_000) as fetch:
+        with pytest.raises(FetchError):
+            await fetch(site.url(path))
+        assert fetch.in_flight.held == 0
+    assert await asyncio.to_thread(cut, tmp_path / "crawl.warc.gz") == [(path, why, body)]
+
+
+async def test_what_is_cut_short_is_kept(tmp_path):
+    """Each try: a compressed body that ends early, and one whose connection broke."""
+    path = tmp_path / "crawl.warc.gz"
+    async with Faults() as site, fetcher(path, retries=1) as fetch:
+        with pytest.raises(FetchError):
+            await fetch(site.url("/half-gzip"))
+
+    held = []
+
+    async def break_off(_, writer):
+        held.append(fetch.in_flight.held)
+        writer.write(answer(b"x" * 1000)[:-500])
+        await until(lambda: fetch.in_flight.held == 500)
+
+    async with Server(break_off) as site, fetcher(path, retries=1) as fetch:
+        with pytest.raises(FetchError):
+            await fetch(site.url("/broken"))
+        assert [*held, fetch.in_flight.held] == [0, 0, 0]
+    *early, once, again = await asyncio.to_thread(cut, path)
+    assert [(where, reason) for where, reason, _ in early] == [("/half-gzip", "unspecified")] * 2
+    assert all(part.startswith(b"<title>half") for *_, part in early)
+    assert once == again == ("/broken", "disconnect", b"x" * 500)
+
+
+async def test_what_takes_too_long_is_kept(tmp_path):
+    """As far as it had come by then; a busy machine is given more time for it."""
+    async with Faults() as site:
+        for seconds in (0.2, 1, 5, 25):
+            path = tmp_path / f"{seconds}.warc.gz"
+            async with fetcher(path, timeout=seconds) as fetch:
+                with pytest.raises(FetchTimeoutError):
+                    await fetch(site.url("/slow-body"))
+            found = await asyncio.to_thread(cut, path)
+            if any(body for *_, body in found):
+                break
+    [(where, why, body)] = found
+    assert (where, why, set(body)) == ("/slow-body", "time", set(b"x"))
+
+
+async def test_a_robots_file_that_is_too_long(tmp_path):
+    """It is used as far as it was read."""
+    path = tmp_path / "crawl.warc.gz"
+    async with Faults(robots=answer(b"#" * 600_000)) as site, fetcher(path, robots=True) as fetch:
+        await fetch(site.url("/ok"))
+    robots, page = await asyncio.to_thread(cut, path)
+    assert robots == ("/robots.txt", "length", b"#" * 524_288)
+    assert page == ("/ok", None, b"<title>fine</title>")
+
+
+async def test_what_is_no_answer_is_not_kept(tmp_path):
+    """Nothing that is HTTP came, or nobody waited for it to come."""
+    path = tmp_path / "crawl.warc.gz"
+    async with Faults() as site, fetcher(path) as fetch:
+        for where in ("/drop", "/not-http", "/huge-header"):
+            with pytest.raises(FetchError):
+                await fetch(site.url(where))
+        given_up = asyncio.create_task(fetch(site.url("/slow-body")))
+        await until(lambda: fetch.in_flight.held)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        assert fetch.in_flight.held == 0
+    assert await asyncio.to_thread(cut, path) == []
+
+
+async def test_who_answered(tmp_path):
+    """Its number, whatever name was asked for, on each answer of a connection."""
+    path = tmp_path / "crawl.warc.gz"
+    async with Faults() as site, fetcher(path, resolver=Resolver()) as fetch:
+        for where in ("/ok", "/large", "/gzip"):
+            await fetch(site.url(where, "a.test"))
+
+    def read():
+        with path.open("rb") as stream:
+            return [
+                (record.rec_type, record.rec_headers.get_header("WARC-IP-Address"))
+                for record in ArchiveIterator(stream)
+            ]
+
+    assert await asyncio.to_thread(read) == [
+        ("warcinfo", None),
+        *[("response", "127.0.0.1"), ("request", None)] * 3,
+    ]
 
 
 async def test_what_a_record_says(tmp_path):
@@ -163,12 +284,11 @@ asyncio.run(main())
 async def test_killed_and_gone_on(tmp_path):
     """After kill -9 every page that was fetched is there, and the next one appends."""
     path = tmp_path / "crawl.warc.gz"
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}
 
     def until_killed(port):
         with subprocess.Popen(
             [sys.executable, "-c", JOB, str(path), str(port)],
-            env=environment,
+            env=environment(),
             stdout=subprocess.PIPE,
             text=True,
         ) as job:
