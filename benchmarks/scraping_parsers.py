@@ -1,4 +1,4 @@
-"""What a page costs a worker: parsel (lxml) beside selectolax (Lexbor), and links beside the long way.
+"""What a page costs a worker: a Page beside parsel (lxml) and selectolax (Lexbor), and its links beside the long way.
 
     PYTHONPATH=.:adapters .venv/scraping/bin/python -m benchmarks.scraping_parsers [FILE.html ...] > benchmarks/results/scraping_parsers.md
 
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from urllib.parse import urljoin
 
+import asyncpar_scrape.workers  # noqa: F401 - the memory is as in a worker
 from asyncpar_scrape.addresses import canonical
 from asyncpar_scrape.page import Page
 from benchmarks.scraping_site import page as made_page
@@ -36,16 +37,23 @@ def fetched(html):
     return Page(URL, URL, 200, {"content-type": "text/html; charset=utf-8"}, html)
 
 
-def by_parsel(html):
-    tree = fetched(html).selector
+def selecting(parse, tree):
     return {
-        "parse": lambda: fetched(html).selector,
+        "parse": parse,
         "title": lambda: tree.css("title::text").get(),
         "items": lambda: [
             (item.css("h3::text").get(), item.css(".price::text").get()) for item in tree.css(".item")
         ],
         "links": lambda: tree.css("a::attr(href)").getall(),
     }
+
+
+def by_page(html):
+    return selecting(lambda: fetched(html)._tree, fetched(html))
+
+
+def by_parsel(html):
+    return selecting(lambda: fetched(html).selector, fetched(html).selector)
 
 
 def by_selectolax(html):
@@ -82,10 +90,14 @@ def main() -> None:
     )  # fmt: skip
     for name, html in pages.items():
         page = fetched(html)
-        for library, steps in (("parsel", by_parsel(html)), ("selectolax", by_selectolax(html))):
+        for library, steps in (
+            ("Page", by_page(html)),
+            ("parsel", by_parsel(html)),
+            ("selectolax", by_selectolax(html)),
+        ):
             times = [microseconds(step) for step in steps.values()]
             cells = [f"{value:,.0f}" for value in (*times, sum(times))]
-            if library == "parsel":
+            if library == "Page":
                 cells += [
                     f"{microseconds(lambda page=page: list(page.follow_links())):,.0f}",
                     f"{microseconds(lambda page=page: long_way(page)):,.0f}",

@@ -112,20 +112,25 @@ def _chain(tree: Any) -> tuple[str, str]:
 
 
 def _compound(tree: Any) -> str:
+    """An element's name and what else is asked of it; Lexbor answers ``.x`` in two thirds of the time of ``*.x``."""
+    return _conditions(tree) or "*"
+
+
+def _conditions(tree: Any) -> str:
     if isinstance(tree, Element) and tree.namespace is None:
-        return _name(tree.element) if tree.element else "*"
+        return _name(tree.element) if tree.element else ""
     if isinstance(tree, Class):
-        return f"{_compound(tree.selector)}.{_name(tree.class_name)}"
+        return f"{_conditions(tree.selector)}.{_name(tree.class_name)}"
     if isinstance(tree, Hash):
-        return f"{_compound(tree.selector)}#{_name(tree.id)}"
+        return f"{_conditions(tree.selector)}#{_name(tree.id)}"
     if isinstance(tree, Attrib) and tree.namespace is None:
-        return f"{_compound(tree.selector)}[{_attribute(tree)}]"
+        return f"{_conditions(tree.selector)}[{_attribute(tree)}]"
     if isinstance(tree, Pseudo) and tree.ident in PLACES:
-        return f"{_compound(tree.selector)}:{tree.ident}"
+        return f"{_conditions(tree.selector)}:{tree.ident}"
     if isinstance(tree, Function) and tree.name in COUNTED:
-        return f"{_compound(tree.selector)}:{tree.name}({_series(tree)})"
+        return f"{_conditions(tree.selector)}:{tree.name}({_series(tree)})"
     if isinstance(tree, Negation) and not isinstance(tree.subselector, CombinedSelector):
-        return f"{_compound(tree.selector)}:not({_compound(tree.subselector)})"
+        return f"{_conditions(tree.selector)}:not({_compound(tree.subselector)})"
     raise _OtherError
 
 

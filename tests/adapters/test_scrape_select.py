@@ -136,7 +136,7 @@ def test_any_page(html):
     ("query", "whole", "within"),
     [
         ("h3::text", "h3", "h3"),
-        (".a.b", "*.a.b", "*.a.b"),
+        (".a.b", ".a.b", ".a.b"),
         ("a::attr(href)", "a", "a"),
         ("ul > li", "ul > li", f"ul[{MARK}] > li, [{MARK}] ul > li"),
         ("h2 + p", "h2 + p", ""),
