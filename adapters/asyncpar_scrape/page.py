@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pickle import PickleBuffer
@@ -103,7 +104,11 @@ class Page:
         """The page as browsers read it, if it is HTML."""
         from asyncpar_scrape.selecting import Tree
 
-        return Tree(self.text) if (self._type or self.selector.type) == "html" else None
+        if (self._type or self.selector.type) != "html":
+            return None
+        if self.encoding == "utf-8":
+            return Tree(self.body[len(BOM_UTF8) :] if self.body[: len(BOM_UTF8)] == BOM_UTF8 else self.body)
+        return Tree(self.text.encode())
 
     def css(self, query: str) -> SelectorList[Selector]:
         """What a CSS selector finds; ``::text`` and ``::attr(name)`` select texts and attributes.

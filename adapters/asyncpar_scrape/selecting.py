@@ -14,18 +14,18 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from asyncpar_scrape.queries import MARK, Plan, plan
 
-NO_QUIRKS = "<!DOCTYPE html>"
+NO_QUIRKS = b"<!DOCTYPE html>"
 """Before any page: a second one is ignored. With it classes and ids have the same case, or are not the same."""
 
 
 class Tree:
     """A page of HTML, as browsers see it.
 
-    :arg text: what the page is
+    :arg html: what the page is, in UTF-8; what is not valid becomes U+FFFD
     """
 
-    def __init__(self, text: str) -> None:
-        self.parser = LexborHTMLParser(NO_QUIRKS + text)
+    def __init__(self, html: bytes | memoryview) -> None:
+        self.parser = LexborHTMLParser(b"".join((NO_QUIRKS, html)))
         self._twins: dict[int, Any] | None = None
 
     def css(self, query: str) -> SelectorList[Selector]:

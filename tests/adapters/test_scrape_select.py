@@ -95,7 +95,7 @@ def seen(found):
 @given(PAGES, QUERIES, QUERIES)
 def test_as_parsel(html, query, inner):
     """All kinds of queries, of the page and of what one found."""
-    ours, theirs = Tree(html).css("body " + query), parsel.Selector(html).css("body " + query)
+    ours, theirs = Tree(html.encode()).css("body " + query), parsel.Selector(html).css("body " + query)
     assert seen(ours) == seen(theirs)
     for one, other in zip(ours, theirs, strict=True):
         if not isinstance(other.root, str):
@@ -105,7 +105,7 @@ def test_as_parsel(html, query, inner):
 @given(PAGES)
 def test_xpath_from_what_css_found(html):
     """An element's twin in lxml's tree has the same place in it."""
-    ours, theirs = Tree(html).css("body *"), parsel.Selector(html).css("body *")
+    ours, theirs = Tree(html.encode()).css("body *"), parsel.Selector(html).css("body *")
     assert MARK not in (page(html).css("html").get() or "")
     for one, other in zip(ours, theirs, strict=True):
         for query in (
@@ -252,7 +252,7 @@ import resource, sys
 if sys.argv[1] == "as a worker":
     import asyncpar_scrape.workers
 from asyncpar_scrape.selecting import Tree
-text = "<p class=x>some text</p>\\n" * 2000
+text = b"<p class=x>some text</p>\\n" * 2000
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(50):
