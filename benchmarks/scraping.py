@@ -4,8 +4,8 @@
     .venv/scraping/bin/pip install -c requirements/constraints.txt '.[scrape,fast]' selectolax scrapy 'crawlee[parsel]' psutil
     PYTHONPATH=.:adapters .venv/scraping/bin/python -m benchmarks.scraping > benchmarks/results/scraping.md
 
-Each run is a fresh process; the site is served by another. In a round they take turns, each with the same pages; ratios are
-of one round, and medians of three rounds are printed. CPU is that of all processes of the crawl, without the server's;
+Each run is a fresh process, and its start counts; the site is served by another. In a round they take turns, each with the same pages
+(10,000, 5,000 and 2,000); ratios are of one round, and medians of three rounds are printed. CPU is that of all processes of the crawl, without the server's;
 memory is the highest sum of their PSS, looked at twice a second. Nobody waits out of politeness, and each has at most 64
 requests in flight. All run on uvloop. `asyncpar` is the crawler with its own Fetcher and Page, `asyncpar, raw` the crawler with the
 client and the parser of the loop by hand; the frontier of both is on disk. By hand, Scrapy and Crawlee keep theirs in memory;
@@ -31,7 +31,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "3"))
 NAMES = [name for name in PEERS if name != "Crawlee, on disk" or os.environ.get("DISK")]
 SHARE = float(os.environ.get("SHARE", "1"))
 """Of the pages, for a look whether all runs."""
-CASES = [("20 kB", 20, 0, 4000), ("100 kB", 100, 0, 2000), ("20 kB, 5 ms parsing", 20, 5, 1000)]
+CASES = [("20 kB", 20, 0, 10_000), ("100 kB", 100, 0, 5000), ("20 kB, 5 ms parsing", 20, 5, 2000)]
 
 
 class Run(NamedTuple):
