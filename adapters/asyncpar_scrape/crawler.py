@@ -35,6 +35,8 @@ in the frontier."""
 SETTLE_SECONDS = 0.1
 """How long a page is on its way at most after it was fetched, where parsers are quick: as long as this lasts, its host goes
 on being asked."""
+ON_THE_WAY = 4
+"""Times ``concurrency``: pages at most that are fetched, parsed, or wait for that and for the disk, which takes 0.04 s."""
 BUSIEST = 10
 
 
@@ -214,7 +216,7 @@ class Crawler:
             ahead = PARSES_AHEAD * self._pool.workers
             self._parsing = asyncpar.Limiter(ahead)
             results = asyncpar.map(
-                self._visit, self._entries(), limit=2 * self._concurrency + ahead, ordered=False
+                self._visit, self._entries(), limit=ON_THE_WAY * self._concurrency + ahead, ordered=False
             )
             self._results = await stack.enter_async_context(results)
             self._began = time.monotonic()
@@ -228,8 +230,9 @@ class Crawler:
         if self._fetcher is None:
             return int(self._options.get("per_host", 16))
         hosts = self._fetcher.hosts
-        settling = ceil(SETTLE_SECONDS / hosts.delay) if hosts.delay else self._concurrency
-        return hosts.per_host + 1 + min(settling, self._concurrency)
+        most = (ON_THE_WAY - 1) * self._concurrency
+        settling = min(most, ceil(SETTLE_SECONDS / hosts.delay)) if hosts.delay else most
+        return hosts.per_host + 1 + settling
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -272,14 +275,19 @@ class Crawler:
     # -- the pipeline
 
     async def _entries(self) -> AsyncIterator[Entry]:
-        """Pages that may be asked now; the others wait on."""
-        while entries := await self._store.take(self._concurrency):
-            for entry in entries:
-                pause = self._pause(entry)
-                if pause:  # at once: what is learned of the host later must be heard later
-                    self._store.put_back(entry, time.monotonic() + pause)
-                else:
-                    yield entry
+        """Pages that may be asked now; the others wait on. The next are looked for while these are visited."""
+        taking = self._store.take(self._concurrency)
+        try:
+            while entries := await taking:
+                taking = self._store.take(self._concurrency)
+                for entry in entries:
+                    pause = self._pause(entry)
+                    if pause:  # at once: what is learned of the host later must be heard later
+                        self._store.put_back(entry, time.monotonic() + pause)
+                    else:
+                        yield entry
+        finally:
+            taking.cancel()
 
     def _pause(self, entry: Entry) -> float:
         """Seconds for which a page is to wait in the frontier."""

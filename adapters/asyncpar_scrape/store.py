@@ -104,19 +104,22 @@ class Store:
         while self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
-    async def take(self, most: int) -> list[Entry]:
-        """Pages to visit. It waits for pages that are out, whose links may add some; no pages: the crawl is over.
+    def take(self, most: int) -> Taken:
+        """Pages to visit, when there are some: one that is out may have links that add some; no pages: the crawl is over.
 
-        :raises StoreError: the file cannot be used any more
+        The future has a ``StoreError`` where the file cannot be used any more.
         """
         taken: Taken = self._loop.create_future()
+        taken.add_done_callback(self._has_taken)
         self._send()
         self._queue.put(_Take(most, taken))
         self._taking = True
-        try:
-            return await taken
-        finally:
-            self._taking = False
+        return taken
+
+    def _has_taken(self, taken: Taken) -> None:
+        self._taking = False
+        if not taken.cancelled():
+            taken.exception()  # it may be that nobody looks any more: who settles is told, too
 
     def put_back(self, entry: Entry, due: float) -> None:
         """A page that was taken waits again, and with it its host until a time of ``time.monotonic()``."""
