@@ -29,8 +29,14 @@ from cssselect.parser import (
 MARK = "asyncpar-mark"
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 VALUE = re.compile(r"[^\"'\\\n\r\f\0]+")
-EXACT = re.compile(r"(data-|aria-).*|class|content|href|id|itemprop|name|property|role|src|title")
-"""Attributes whose values differ with their case. Those of other names may not, as HTML's ``type``."""
+ANY_CASE = {
+    "accept", "accept-charset", "align", "alink", "axis", "bgcolor", "charset", "checked", "clear", "codetype",
+    "color", "compact", "declare", "defer", "dir", "direction", "disabled", "enctype", "face", "frame", "hreflang",
+    "http-equiv", "lang", "language", "link", "media", "method", "multiple", "nohref", "noresize", "noshade",
+    "nowrap", "readonly", "rel", "rev", "rules", "scope", "scrolling", "selected", "shape", "target", "text", "type",
+    "valign", "valuetype", "vlink",
+}  # fmt: skip
+"""Attributes whose values are the same in any case (HTML Standard, "Case-sensitivity of selectors")."""
 PLACES = {"first-child", "last-child", "only-child", "first-of-type", "last-of-type", "only-of-type"}
 COUNTED = {"nth-child", "nth-last-child", "nth-of-type", "nth-last-of-type"}
 
@@ -147,7 +153,7 @@ def _attribute(tree: Attrib) -> str:
     if tree.operator == "exists":
         return name
     value = tree.value.value if tree.value is not None else ""
-    if tree.operator == "!=" or value is None or not VALUE.fullmatch(value) or not EXACT.fullmatch(name):
+    if tree.operator == "!=" or value is None or not VALUE.fullmatch(value) or name.lower() in ANY_CASE:
         raise _OtherError
     return f'{name}{tree.operator}"{value}"'
 

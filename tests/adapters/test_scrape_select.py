@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpar_scrape import Page
-from asyncpar_scrape.queries import MARK, plan
+from asyncpar_scrape.queries import ANY_CASE, MARK, plan
 from asyncpar_scrape.selecting import Tree
 from tests.programs import ROOT
 
@@ -148,6 +148,7 @@ def test_any_page(html):
             f"ul[{MARK}] li:nth-child(0n+2), [{MARK}] ul li:nth-child(0n+2)",
         ),
         ("a[href^='/x']", 'a[href^="/x"]', 'a[href^="/x"]'),
+        ("[DATA_X=y]", '[DATA_X="y"]', '[DATA_X="y"]'),
     ],
 )
 def test_what_lexbor_answers(query, whole, within):
@@ -158,7 +159,7 @@ def test_what_lexbor_answers(query, whole, within):
 @pytest.mark.parametrize(
     "query",
     [
-        "p:contains('x')", "a[type=submit]", "a[href!=x]", "a[href='']", "[data-x='a\"b']", "svg|a", ".\\31 a", "p:lang(en)",
+        "p:contains('x')", "a[type=submit]", "a[REL=x]", "a[href!=x]", "a[href='']", "[data-x='a\"b']", "svg|a", ".\\31 a", "p:lang(en)",
         "h1::text, h2", "p:has(> a)", "p:not(a b)", "::attr(a|b)", "p::before",
     ],
 )  # fmt: skip
@@ -184,6 +185,17 @@ def test_what_is_no_selector(query):
         made.css(query)
     with pytest.raises(cssselect.SelectorError):  # as parsel has it
         made.css("p").css(query)
+
+
+@pytest.mark.parametrize(
+    "name", [*sorted(ANY_CASE), "data-x", "for", "value", "title", "alt", "itemprop", "style", "x_y"]
+)
+def test_the_case_of_values(name):
+    """Lexbor takes those values as the same in any case that go to lxml, and no others."""
+    found = Tree(f'<p {name}="AbC">'.encode()).parser.css(f'[{name}="abc"]')
+    assert bool(found) == (plan(f"[{name}=abc]") is None)
+    assert page(f'<p {name}="AbC">').css(f"[{name}=abc]").get() is None
+    assert page(f'<p {name}="AbC">').css(f"[{name}=AbC]::attr({name})").get() == "AbC"
 
 
 # What is found
