@@ -27,7 +27,8 @@ from cssselect.parser import (
 )
 
 MARK = "asyncpar-mark"
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+NAME = re.compile(r"-?[A-Za-z_][!-~]*")
+SIGNS = re.compile(r"[^A-Za-z0-9_-]")
 VALUE = re.compile(r"[^\"'\\\n\r\f\0]+")
 ANY_CASE = {
     "accept", "accept-charset", "align", "alink", "axis", "bgcolor", "charset", "checked", "clear", "codetype",
@@ -161,4 +162,4 @@ def _attribute(tree: Attrib) -> str:
 def _name(text: str) -> str:
     if not NAME.fullmatch(text):
         raise _OtherError
-    return text
+    return SIGNS.sub(r"\\\g<0>", text)

@@ -26,7 +26,7 @@ def page(html):
 # Against parsel, on pages that Lexbor and lxml read alike
 
 TEXTS = st.sampled_from(["", "t", "a &amp; b", "\n  ", "é", "&nbsp;x", "<!-- c -->"])
-CLASSES = ["item", "x", "Item", "a-b"]
+CLASSES = ["item", "x", "Item", "a-b", "md:w-1/2"]
 ATTRIBUTES = st.tuples(
     st.one_of(st.just(""), st.lists(st.sampled_from(CLASSES), unique=True).map(lambda c: f' class="{" ".join(c)}"')),
     st.sampled_from(["", "", "", ' id="a"', ' id="A"']),
@@ -60,7 +60,7 @@ PAGES = several(BLOCKS).map(
 )
 CONDITIONS = st.sampled_from(
     [
-        ".item", ".x", ".Item", ".a-b", "#a", "#A", "[data-k]", "[data-k=v]", "[data-k='V']", "[data-k~=w]", "[data-k|=en]",
+        ".item", ".x", ".Item", ".a-b", r".md\:w-1\/2", "#a", "#A", "[data-k]", "[data-k=v]", "[data-k='V']", "[data-k~=w]", "[data-k|=en]",
         "[data-k^=v]", "[data-k$=w]", "[data-k*=n-]", "[title]", "[class=item]", ":first-child", ":last-child", ":only-child",
         ":nth-child(2n+1)", ":nth-child(2)", ":nth-last-child(odd)", ":nth-child(-n+2)", ":not(.x)", ":not(div)",
         ":contains('t')", ":empty", ":not(.x .item)",
