@@ -277,6 +277,7 @@ class MPIPool(ProcessPool):
             self.loop.call_later(self.grace or 0.01, self._give_up, place, chunk, first, last)
             return
         running, end = place.link.answered, place.link.next_seq
+        place.stuck = True  # before its calls look for another rank
         for moved in place.link.forsake():
             self.vacate(moved)
             if moved is chunk:
@@ -285,7 +286,6 @@ class MPIPool(ProcessPool):
         if running + 1 < end:
             place.link.cancel(Chunk(chunk.source, (), chunk.function), running + 1, end - 1)
             place.signal(signal.SIGINT)
-        place.stuck = True
         self.pump()
 
     def _progress(self, chunk: Chunk) -> tuple[int, float] | None:

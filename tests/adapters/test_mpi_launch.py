@@ -312,23 +312,53 @@ async def main():
     assert "ending the job, though still in a call: rank 1" in done.err
 
 
-def test_a_stopped_rank_is_caught_by_the_timeout(tmp_path):
-    """SIGSTOP: it says nothing more, but its call ends, and so does the job."""
-    text = """
-def warm(x):
-    return x
+STOPPED = """
+import asyncpar.testing.functions as f
 
 def stop(x):
     if x == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
     return x
+"""
 
+
+def test_a_stopped_rank_is_caught_by_the_timeout(tmp_path):
+    """SIGSTOP: it says nothing more, but its call ends, those that travelled with it run elsewhere, and the job ends."""
+    text = (
+        STOPPED
+        + """
 async def main():
     async with asyncpar.open_pool() as pool:
-        await pool.map(warm, range(10))  # the script's functions are there
+        await pool.map(stop, [0] * 10)  # it is known to be trivial now
         got = await pool.map(stop, range(6), timeout=1, return_exceptions=True)
         print([type(x).__name__ for x in got])
 """
+    )
+    done = job(tmp_path, text)
+    assert done.out.startswith("['int', 'CallTimeoutError', 'int', 'int', 'int', 'int']\n"), done.err
+    assert done.code == 0
+
+
+def test_calls_behind_a_stopped_one_are_not_sent_to_its_rank_again(tmp_path):
+    """Though it is the only one that has nothing to do when it is given up."""
+    text = (
+        STOPPED
+        + """
+async def main():
+    async with asyncpar.open_pool(window=1) as pool:
+        await pool.map(stop, [0] * 10)
+        held = asyncio.create_task(pool.run(f.hold, "held"))
+        while not os.path.exists("held.begun"):
+            await asyncio.sleep(0.01)
+        got = []
+        async for x in pool.map(stop, range(6), chunksize=6, timeout=0.5, return_exceptions=True):
+            got.append(type(x).__name__)
+            if isinstance(x, asyncpar.CallTimeoutError):
+                f.release("held")
+        print(got)
+        await held
+"""
+    )
     done = job(tmp_path, text)
     assert done.out.startswith("['int', 'CallTimeoutError', 'int', 'int', 'int', 'int']\n"), done.err
     assert done.code == 0
