@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from asyncpar_mpi.buffers import Buffers
     from asyncpar_mpi.fleet import Fleet
-    from asyncpar_mpi.place import RankPlace
+    from asyncpar_mpi.place import RankLink, RankPlace
 
 UNHEARD = 5.0
 """Seconds beyond its timeout that a call may take to begin, its arguments' way included, before its rank counts as
@@ -289,7 +289,7 @@ class MPIPool(ProcessPool):
 
         :param stopped: the chunk whose running call ends as it was told to; a call of any other moves on as well
         """
-        link = place.link
+        link: RankLink = place.link
         self._skip(place, link.answered + 1, link.next_seq)
         place.stuck = True  # before its calls look for another rank
         for moved in link.forsake():
@@ -407,7 +407,8 @@ class MPIPool(ProcessPool):
         """A drain does not wait for ranks that are stopped, now and a moment ago."""
         if self._state != "broken" or not self._running:
             return
-        stopped = frozenset(place for place in self.places if place.load and place.is_stopped())
+        places: list[Any] = self.places
+        stopped = frozenset(place for place in places if place.load and place.is_stopped())
         for place in stopped & before:
             self._forsake(place)
         self.loop.call_later(STOPPED, self._watch_stopped, stopped)
