@@ -193,6 +193,11 @@ class Fleet:
         for pool in list(self.pools):
             pool.loop.call_soon_threadsafe(pool.drain)
 
+    def hurry(self) -> None:
+        """Wait no longer for what was handed out; may be called by a signal's handler."""
+        for pool in list(self.pools):
+            pool.loop.call_soon_threadsafe(pool.hurry)
+
     def finish(self, seconds: float) -> list[int]:
         """Let the ranks go; those that do not come to an end within the time are returned. Blocks."""
         self.stop_polling()

@@ -106,6 +106,8 @@ def _lead(world: Any, command: Sequence[str], module: bool) -> int:
     os.environ.setdefault("ASYNCPAR_POOL", "mpi")
 
     def told(number: int, frame: object) -> None:
+        if number == signal.SIGTERM and fleet.draining:  # SIGUSR1 was the warning, and now the time is over
+            fleet.hurry()
         fleet.drain()
         if number == signal.SIGTERM:  # who says it again does not want to wait
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

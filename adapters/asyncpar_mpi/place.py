@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncpar.chunks import Chunk
@@ -164,6 +165,16 @@ class RankPlace(Place):
         return unpack(self.received, payload, lambda number, view: None)  # type: ignore[arg-type]
 
     # -- life
+
+    def is_stopped(self) -> bool:
+        """Whether the rank's process is stopped, as by SIGSTOP: seen on this machine only, and on Linux."""
+        if self.host != self.fleet.ranks[0][1]:
+            return False
+        try:
+            status = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return False
+        return status.rpartition(")")[2].split()[0] in "Tt"
 
     def died(self, exitcode: int, over: int) -> None:
         """MPI says that the rank has gone; everything that it had said is taken in."""

@@ -13,7 +13,7 @@ from asyncpar.chunks import Chunk
 from asyncpar.errors import BrokenPoolError, NestedPoolError, UnsupportedError, WorkerLostError
 from asyncpar.feed import Feed
 from asyncpar.process.nursery import _log_level
-from asyncpar.process.pool import ProcessPool
+from asyncpar.process.pool import ProcessPool, log
 from asyncpar.reading import AsyncReader
 from asyncpar_mpi.errors import DrainedError
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
     from asyncpar_mpi.buffers import Buffers
     from asyncpar_mpi.fleet import Fleet
-    from asyncpar_mpi.place import RankPlace
+    from asyncpar_mpi.place import RankLink, RankPlace
 
 UNHEARD = 5.0
 """Seconds beyond its timeout that a call may take to begin, its arguments' way included, before its rank counts as
 one that is stopped."""
+STOPPED = 1.0
+"""Seconds for which a rank has to be stopped before a drain no longer waits for it."""
 job: Fleet | None = None
 """The fleet of a program that ``python -m asyncpar_mpi`` started."""
 
@@ -207,17 +209,21 @@ class MPIPool(ProcessPool):
         """Take a rank from the owner, as soon as it has nothing to do."""
         owner = self.owner
         assert isinstance(owner, MPIPool)
-        fit = [place for place in owner.places if not place.stuck]
-        if len(owner.places) < 2 or not fit:
-            raise UnsupportedError(
-                f"an actor or stream needs a rank of its own, and {len(owner.places)} is left: start more ranks"
-            )
-        place = min(fit, key=lambda place: place.load)
-        owner.places.remove(place)
-        owner.workers -= 1
-        self.places.append(place)
-        while place.load and not place.gone:
-            await asyncio.sleep(0.001)
+        while True:
+            fit = [place for place in owner.places if not place.stuck]
+            if len(owner.places) < 2 or not fit:
+                raise UnsupportedError(
+                    f"an actor or stream needs a rank of its own, and {len(fit)} is left: start more ranks"
+                )
+            place = min(fit, key=lambda place: place.load)
+            owner.places.remove(place)
+            owner.workers -= 1
+            self.places.append(place)
+            while place.load and not place.gone:
+                await asyncio.sleep(0.001)
+            if place.gone or not place.link.behind():
+                break
+            self._give_back()  # its call was given up meanwhile
         place.pool = self
         if place.gone:
             raise WorkerLostError(f"worker {place.pid} died before the actor or stream began", pid=place.pid)
@@ -273,20 +279,35 @@ class MPIPool(ProcessPool):
         """The grace period is over: if the call goes on, it does so for nobody."""
         if place.gone or chunk not in place.link.in_flight or chunk.done > last:
             return
-        if not place.link.running_in(chunk, first, last):
+        if place.link.running_in(chunk, first, last):
+            self._forsake(place, chunk)
+        else:
             self.loop.call_later(self.grace or 0.01, self._give_up, place, chunk, first, last)
-            return
-        running, end = place.link.answered, place.link.next_seq
-        for moved in place.link.forsake():
+
+    def _forsake(self, place: Any, stopped: Chunk | None = None) -> None:
+        """What runs in a rank goes on for nobody, and what waits there moves on.
+
+        :param stopped: the chunk whose running call ends as it was told to; a call of any other moves on as well
+        """
+        link: RankLink = place.link
+        self._skip(place, link.answered + 1, link.next_seq)
+        place.stuck = True  # before its calls look for another rank
+        for moved in link.forsake():
             self.vacate(moved)
-            if moved is chunk:
+            if moved is stopped:
                 moved.stopped(1)
             moved.requeue()
-        if running + 1 < end:
-            place.link.cancel(Chunk(chunk.source, (), chunk.function), running + 1, end - 1)
-            place.signal(signal.SIGINT)
-        place.stuck = True
+        if all(other.link.behind() for other in self.places) and not self.drained:
+            log.warning(
+                "every rank of this pool is in a call that went on when it was stopped; others wait until one ends"
+            )
         self.pump()
+
+    def _skip(self, place: Any, first: int, end: int) -> None:
+        """Tell a rank that these calls are for nobody."""
+        if first < end:
+            place.link.mark_cancelled(first, end - 1)
+            place.signal(signal.SIGINT)
 
     def _progress(self, chunk: Chunk) -> tuple[int, float] | None:
         place: Any = chunk.place
@@ -369,14 +390,37 @@ class MPIPool(ProcessPool):
         for lives in list(self._streams):
             if isinstance(lives._pool, MPIPool):
                 lives._pool.drain()
-        for call in list(self._queue.calls):
-            self._drop(call)
-            call.end(None, error)
-        self._queue.calls.clear()
+        self._end_waiting()
         for results in list(self._maps):
             engine: Any = results._engine
             if engine is not None:
                 _end(engine, error)
+        self._watch_stopped(frozenset())
+
+    def _end_waiting(self) -> None:
+        for call in list(self._queue.calls):
+            self._drop(call)
+            call.end(None, self.broken)
+        self._queue.calls.clear()
+
+    def _watch_stopped(self, before: frozenset[Any]) -> None:
+        """A drain does not wait for ranks that are stopped, now and a moment ago."""
+        if self._state != "broken" or not self._running:
+            return
+        places: list[Any] = self.places
+        stopped = frozenset(place for place in places if place.load and place.is_stopped())
+        for place in stopped & before:
+            self._forsake(place)
+        self.loop.call_later(STOPPED, self._watch_stopped, stopped)
+
+    def hurry(self) -> None:
+        """Wait no longer for what runs: it goes on for nobody."""
+        for lives in list(self._streams):
+            if isinstance(lives._pool, MPIPool):
+                lives._pool.hurry()
+        for place in list(self.places):
+            if self.drained and place.load:
+                self._forsake(place)
 
     def vacate(self, chunk: Chunk) -> None:
         super().vacate(chunk)
@@ -386,6 +430,8 @@ class MPIPool(ProcessPool):
     def offer(self, source: Any) -> None:
         if self.drained and isinstance(source, Feed):
             _end(source, cast("DrainedError", self.broken))
+        elif self.drained:  # what was moved on
+            self._end_waiting()
         super().offer(source)
 
 

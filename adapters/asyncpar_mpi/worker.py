@@ -97,7 +97,7 @@ class Rank:
 
     def serve(self) -> None:
         """Be the worker of one pool after another."""
-        before = signal.getsignal(signal.SIGINT)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCONT)}
         environment = os.environ.get("ASYNCPAR_WORKER")
         os.environ["ASYNCPAR_WORKER"] = str(os.getpid())
         pulse = Pulse()
@@ -114,7 +114,8 @@ class Rank:
                 self.post.send(0, wire.CLOSED)
         finally:
             pulse.end()
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
             if environment is None:
                 del os.environ["ASYNCPAR_WORKER"]
         self.settle(0)
@@ -205,6 +206,9 @@ class RankWorker(Worker):
         residence.find_constant = self.constant
         transit.adapted = self.adapted
         signal.signal(signal.SIGINT, self.on_signal)
+        signal.signal(
+            signal.SIGCONT, self.on_signal
+        )  # what it had may have gone elsewhere while it was stopped
         if (
             settings["main"] == options.main_location()
         ):  # this rank runs the same script: it need not be imported

@@ -100,12 +100,16 @@ class Link:
 
     def cancel(self, chunk: Chunk, first: int, last: int) -> bool:
         """Mark calls of a chunk as cancelled; true if one of them may be running."""
+        self.mark_cancelled(chunk.seq + first, chunk.seq + last)
+        return self.running_in(chunk, first, last)
+
+    def mark_cancelled(self, first: int, last: int) -> None:
+        """Let the worker skip these calls, by their numbers; it has to be signalled."""
         words = self.words
         count = words[CANCELS]
         at = RANGES + 2 * (count % RING)
-        words[at], words[at + 1] = chunk.seq + first, chunk.seq + last
+        words[at], words[at + 1] = first, last
         words[CANCELS] = count + 1
-        return self.running_in(chunk, first, last)
 
     def running_in(self, chunk: Chunk, first: int, last: int) -> bool:
         """Whether one of these calls is running now."""

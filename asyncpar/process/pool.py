@@ -401,13 +401,14 @@ class ProcessPool(Pool):
                 self._dispatch(place, chunk, self.packing.map_frame(place, chunk, packed))
 
     async def _send_slowly(self, place: Place, chunk: Chunk) -> None:
-        """Pickle a large chunk in the thread, then send it, unless its worker has died or nobody wants it any more."""
+        """Pickle a large chunk in the thread, then send it, unless its worker was lost or nobody wants it any more."""
         try:
             packed = await self._in_thread(self.packing.pack_chunk, chunk, dump_yielding)
         except Exception as error:
             self._unpicklable(chunk, error)
             return
-        if not place.gone and not chunk.stops and chunk in self._running:
+        lost = place.gone or place.link.behind()  # at a call that goes on for nobody
+        if not lost and not chunk.stops and chunk in self._running:
             self._dispatch(place, chunk, self.packing.map_frame(place, chunk, packed))
             return
         self.packing.free(chain.from_iterable(packed.slabs))

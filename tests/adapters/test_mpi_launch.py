@@ -312,23 +312,248 @@ async def main():
     assert "ending the job, though still in a call: rank 1" in done.err
 
 
-def test_a_stopped_rank_is_caught_by_the_timeout(tmp_path):
-    """SIGSTOP: it says nothing more, but its call ends, and so does the job."""
-    text = """
-def warm(x):
-    return x
+STOPPED = """
+import asyncpar.testing.functions as f
 
 def stop(x):
+    f.mark("ran", str(x))
     if x == 1:
+        f.mark("stopped", str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)
     return x
 
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.01)
+"""
+
+
+def test_a_stopped_rank_is_caught_by_the_timeout(tmp_path):
+    """SIGSTOP: it says nothing more, but its call ends, those that travelled with it run elsewhere, and the job ends."""
+    text = (
+        STOPPED
+        + """
 async def main():
     async with asyncpar.open_pool() as pool:
-        await pool.map(warm, range(10))  # the script's functions are there
+        await pool.map(stop, [0] * 10)  # it is known to be trivial now
         got = await pool.map(stop, range(6), timeout=1, return_exceptions=True)
         print([type(x).__name__ for x in got])
 """
+    )
     done = job(tmp_path, text)
     assert done.out.startswith("['int', 'CallTimeoutError', 'int', 'int', 'int', 'int']\n"), done.err
     assert done.code == 0
+
+
+def test_calls_behind_a_stopped_one_are_not_sent_to_its_rank_again(tmp_path):
+    """Though it is the only one that has nothing to do when it is given up."""
+    text = (
+        STOPPED
+        + """
+async def main():
+    async with asyncpar.open_pool(window=1) as pool:
+        await pool.map(stop, [0] * 10)
+        held = asyncio.create_task(pool.run(f.hold, "held"))
+        await until(lambda: f.lines("held.begun"))
+        got = []
+        async for x in pool.map(stop, range(6), chunksize=6, timeout=0.5, return_exceptions=True):
+            got.append(type(x).__name__)
+            if isinstance(x, asyncpar.CallTimeoutError):
+                f.release("held")
+        print(got)
+        await held
+"""
+    )
+    done = job(tmp_path, text)
+    assert done.out.startswith("['int', 'CallTimeoutError', 'int', 'int', 'int', 'int']\n"), done.err
+    assert done.code == 0
+
+
+def test_a_chunk_that_is_pickled_while_its_rank_is_given_up_goes_elsewhere(tmp_path):
+    """It is in nobody's hands then."""
+    text = (
+        STOPPED
+        + """
+class Large:
+    nbytes = 1 << 30  # so that it is pickled in the thread
+
+    def __reduce__(self):
+        f.mark("pickling")
+        f.wait_for_file("pickle")
+        return int, ()
+
+async def main():
+    async with asyncpar.open_pool() as pool:
+        await pool.map(stop, [0] * 10)
+        held = asyncio.create_task(pool.run(f.hold, "held"))
+        await until(lambda: f.lines("held.begun"))
+        stopped = asyncio.create_task(pool.run_within(0.5, stop, 1))
+        await until(lambda: f.lines("stopped"))
+        behind = asyncio.create_task(pool.run(stop, 2))  # the one that is held: the next goes to the other rank
+        await until(lambda: pool.statistics().running == 3)
+        large = asyncio.create_task(pool.map(stop, [Large()])._list())
+        await until(lambda: f.lines("pickling"))
+        await asyncio.wait([stopped])
+        f.release("pickle")
+        await asyncio.sleep(0.1)
+        f.release("held")
+        print(type(stopped.exception()).__name__, await large, await held, await behind)
+"""
+    )
+    done = job(tmp_path, text)
+    assert done.out.startswith("CallTimeoutError [0] None 2\n"), done.err
+    assert done.code == 0
+
+
+def test_a_rank_that_goes_on_runs_nothing_that_went_elsewhere(tmp_path):
+    """It is as good as before then."""
+    text = (
+        STOPPED
+        + """
+async def main():
+    async with asyncpar.open_pool() as pool:
+        await pool.map(stop, [0] * 10)
+        got = await pool.map(stop, range(2, -100, -1), chunksize=50, timeout=0.5, return_exceptions=True)
+        print([type(x).__name__ for x in got if not isinstance(x, int)], len(f.lines("ran")))
+        [pid] = f.lines("stopped")
+        os.kill(int(pid), signal.SIGCONT)
+        pids = set()
+        while int(pid) not in pids:
+            pids.update(await asyncio.gather(*[pool.run(os.getpid) for _ in range(8)]))
+        print(len(f.lines("ran")))
+"""
+    )
+    done = job(tmp_path, text)
+    assert (done.code, done.out) == (0, "['CallTimeoutError'] 112\n112\n"), done.err
+
+
+def test_a_map_is_left_though_its_rank_is_stopped(tmp_path):
+    """With calls behind the stopped one; the pool goes on."""
+    text = (
+        STOPPED
+        + """
+async def main():
+    async with asyncpar.open_pool() as pool:
+        await pool.map(stop, [0] * 10)
+        async with pool.map(stop, range(20), chunksize=5):
+            await until(lambda: f.lines("stopped"))
+        print(pool.statistics().running, await pool.map(abs, range(3)))
+"""
+    )
+    done = job(tmp_path, text)
+    assert done.out.startswith("0 [0, 1, 2]\n"), done.err
+    assert done.code == 0
+
+
+def test_an_actor_does_not_wait_for_a_rank_that_is_given_up(tmp_path):
+    """It takes another, as soon as that has nothing to do."""
+    text = (
+        STOPPED
+        + """
+class Actor:
+    def pid(self):
+        return os.getpid()
+
+async def main():
+    async with asyncpar.open_pool() as pool:
+        stopped = asyncio.create_task(pool.run_within(0.5, stop, 1))
+        await until(lambda: f.lines("stopped"))
+        held = asyncio.create_task(pool.run(f.hold, "held"))
+        await until(lambda: f.lines("held.begun"))
+
+        async def act():
+            async with pool.actor(Actor) as actor:
+                return await actor.run(Actor.pid)
+
+        pid = asyncio.create_task(act())
+        await asyncio.wait([stopped])
+        f.release("held")
+        print(type(stopped.exception()).__name__, await pid != int(f.lines("stopped")[0]), await held, pool.workers)
+"""
+    )
+    done = job(tmp_path, text)
+    assert done.out.startswith("CallTimeoutError True None 2\n"), done.err
+    assert done.code == 0
+
+
+@pytest.mark.parametrize("timeout", [None, 0.5])
+def test_a_drain_does_not_wait_for_a_stopped_rank(tmp_path, timeout):
+    """Calls that it had ended are handed out, and those behind it are not started."""
+    text = (
+        STOPPED
+        + f"""
+async def main():
+    async with asyncpar.open_pool() as pool:
+        await pool.map(stop, [0] * 10)
+        got = []
+        results = pool.map(stop, range(2, -200_000, -1), timeout={timeout}, return_exceptions=True)
+        try:
+            async for x in results:
+                got.append(x)
+                if x == 2:
+                    await until(lambda: f.lines("stopped"))
+                    calls = [asyncio.create_task(pool.run(stop, x)) for x in (3, 4)]
+                    os.kill(os.getpid(), signal.SIGUSR1)
+        finally:
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+            print(got[0], {{type(x).__name__ for x in ends}} <= {{"int", "DrainedError"}})
+"""
+    )
+    done = job(tmp_path, text)
+    assert done.out.startswith("2 True\n"), done.err  # the launcher may add words
+    assert done.code == 75
+
+
+def test_sigterm_ends_a_drain_that_waits_for_a_call(tmp_path):
+    """The script comes to its end all the same: SIGUSR1 was the warning, and now the time is over."""
+    text = (
+        STOPPED
+        + """
+def stubborn(x):
+    f.mark("stubborn")
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+
+async def main():
+    try:
+        async with asyncpar.open_pool() as pool:
+            call = asyncio.create_task(pool.run(stubborn, 1))
+            await until(lambda: f.lines("stubborn"))
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await asyncio.wait([call], timeout=0.3)
+            print(call.done())
+            os.kill(os.getpid(), signal.SIGTERM)
+            await call
+    finally:
+        print("cleaned up")
+"""
+    )
+    done = job(tmp_path, text)
+    assert done.out.startswith("False\ncleaned up\n"), done.err
+    assert done.code == 75
+
+
+def test_a_pool_says_that_every_rank_is_given_up(tmp_path):
+    """What waits then, waits for one of them; a drain ends that."""
+    text = (
+        STOPPED
+        + """
+async def main():
+    async with asyncpar.open_pool() as pool:
+        await pool.map(stop, [0] * 10)
+        got = []
+        async for x in pool.map(stop, range(6), timeout=0.3, return_exceptions=True):
+            got.append(x)
+            if len(got) == 2:
+                asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGUSR1)
+"""
+    )
+    done = job(tmp_path, text, ranks=2)
+    assert done.code == 75, done.err
+    assert (
+        "every rank of this pool is in a call that went on when it was stopped; others wait until one ends"
+        in done.err
+    )
