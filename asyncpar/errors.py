@@ -117,9 +117,17 @@ def fresh(error: E) -> E:
 
 def foreign(error: BaseException) -> RuntimeError:
     """KeyboardInterrupt and the like must not travel as themselves: they would stop the loop."""
-    made = RuntimeError(f"the call raised {type(error).__name__}: {error}")
+    made = RuntimeError(f"the call raised {type(error).__name__}: {said(error)}")
     made.__cause__ = error
     return made
+
+
+def said(error: object) -> str:
+    """What ``str`` says of an error, and what can be said where that fails."""
+    try:
+        return str(error)
+    except Exception:  # the user's __str__ may do anything
+        return "(its text cannot be made)"
 
 
 def describe(value: object, limit: int = 60) -> str:

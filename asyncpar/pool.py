@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from asyncpar.chunks import Cancelled, Chunk, Errors, Function, not_callable
-from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError, fresh
+from asyncpar.errors import CallTimeoutError, PoolClosedError, UnsupportedError, WorkerLostError, fresh, said
 from asyncpar.feed import LONG_SECONDS, MapOptions
 from asyncpar.limits import Limiter, RateLimiter
 from asyncpar.shielding import shielded
@@ -103,7 +103,7 @@ class Call(asyncio.Future[Any]):
         elif isinstance(error, Cancelled):
             self._cancelled()
         elif isinstance(error, (StopIteration, KeyboardInterrupt, SystemExit)):
-            made = RuntimeError(f"the call raised {type(error).__name__}: {error}")
+            made = RuntimeError(f"the call raised {type(error).__name__}: {said(error)}")
             made.__cause__ = error
             self.set_exception(made)
         else:

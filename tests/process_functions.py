@@ -411,6 +411,30 @@ def raise_secretive() -> NoReturn:
     raise SecretiveError
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("there is no text")
+
+
+def raise_mute(how: str) -> NoReturn:
+    if how == "local":
+
+        class Local(Mute):
+            pass
+
+        raise Local
+    raise Mute
+
+
+class Unsaid:
+    def __reduce__(self) -> Any:
+        raise Mute
+
+
+def make_unsaid() -> Unsaid:
+    return Unsaid()
+
+
 def raise_keyboard_interrupt() -> NoReturn:
     raise KeyboardInterrupt("mine")
 

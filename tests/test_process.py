@@ -243,6 +243,27 @@ async def test_a_result_that_cannot_be_pickled_is_named():
         assert await pool.run(far.double, 4) == 8
 
 
+async def test_errors_whose_text_cannot_be_made():
+    """They are as local as others."""
+    async with ProcessPool(1) as pool:
+        pid = await pool.run(os.getpid)
+        with pytest.raises(far.Mute):
+            await pool.run(far.raise_mute, "plain")
+        with pytest.raises(
+            SerializationError, match=r"^the call raised .*Local: \(its text cannot be made\); that exception"
+        ):
+            await pool.run(far.raise_mute, "local")
+        with pytest.raises(
+            SerializationError, match=r"^the result, a Unsaid, cannot be pickled: Mute: \(its text cannot be"
+        ):
+            await pool.run(far.make_unsaid)
+        with pytest.raises(
+            SerializationError, match=r"cannot be pickled: .*Unsaid.*: \(its text cannot be made\)"
+        ):
+            await pool.run(far.identity, far.Unsaid())
+        assert await pool.run(os.getpid) == pid
+
+
 async def test_a_result_that_cannot_be_unpickled_here_is_named():
     async with ProcessPool(1) as pool:
         with pytest.raises(

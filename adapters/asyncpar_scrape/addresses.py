@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from functools import lru_cache
 from hashlib import blake2b
@@ -17,6 +18,10 @@ NAT64 = ip_network("64:ff9b::/96")
 NOT_PUBLIC = [ip_network(text) for text in ("::/96", "64:ff9b:1::/48", "fec0::/10", "192.0.0.0/24")]
 """What ``is_global`` of older Pythons lets through: IPv4 in IPv6, a network's own NAT64, site-local, protocols."""
 PORTS = {"http": 80, "https": 443}
+HALF = re.compile("[\ud800-\udfff]")
+"""Half of a character, which no file and no request can hold. JSON of a text that was cut off has some."""
+MOST_CHARACTERS = 8192
+"""Of an address; servers answer a longer one with 414 (RFC 9110 asks them for 8,000)."""
 
 
 def canonical(url: str) -> str:

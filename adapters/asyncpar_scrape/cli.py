@@ -99,10 +99,19 @@ def run(
         if out is not None and crawler.store_path is None:
             raise CommandError(f"--out needs a crawler with store=, which {job} has not", exit_code=2)
         _configure(crawler, options, resume=resume or retry_errors, retry_errors=retry_errors)
-        print(report(asyncpar.run(crawler.run), crawler.store_path), file=sys.stderr)
+        print(report(_crawled(crawler), crawler.store_path), file=sys.stderr)
     except (StoreError, CacheError, WarcError) as error:
         raise CommandError(str(error)) from error
     return 0 if out is None or crawler.store_path is None else export(Path(crawler.store_path), out)
+
+
+def _crawled(crawler: Crawler) -> CrawlStatistics:
+    try:
+        return asyncpar.run(crawler.run)
+    except KeyboardInterrupt:
+        if crawler.store_path is not None:
+            print("interrupted; --resume goes on with it", file=sys.stderr)
+        raise
 
 
 def _configure(crawler: Crawler, options: FetcherOptions, *, resume: bool, retry_errors: bool) -> None:

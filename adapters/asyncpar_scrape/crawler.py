@@ -17,7 +17,7 @@ from asyncpar_scrape import memory
 from asyncpar_scrape.addresses import Addresses, host_of
 from asyncpar_scrape.database import SITEMAP, StoreError
 from asyncpar_scrape.display import Display
-from asyncpar_scrape.failures import FetchError
+from asyncpar_scrape.failures import FetchError, text_of
 from asyncpar_scrape.fetcher import Fetcher, FetcherOptions
 from asyncpar_scrape.frontier import Entry, Outcome
 from asyncpar_scrape.links import address_of
@@ -36,7 +36,8 @@ SETTLE_SECONDS = 0.1
 """How long a page is on its way at most after it was fetched, where parsers are quick: as long as this lasts, its host goes
 on being asked."""
 ON_THE_WAY = 4
-"""Times ``concurrency``: pages at most that are fetched, parsed, or wait for that and for the disk, which takes 0.04 s."""
+"""Times ``concurrency``: pages at most that are fetched, parsed, or wait for that and for the disk (``SENT_SECONDS`` and
+``BATCH_SECONDS`` of the store)."""
 BUSIEST = 10
 
 
@@ -319,7 +320,7 @@ class Crawler:
             if self._is_retried(entry, error):
                 self._store.put_back(entry._replace(tries=entry.tries + 1), time.monotonic())
                 return []
-            outcome = Outcome(entry, f"{type(error).__name__}: {error}")
+            outcome = Outcome(entry, text_of(error))
         await self._store.settle(outcome)
         failed = outcome.error.partition(":")[0] if outcome.error else None
         self._tally.add(host_of(entry.url), failed, time.monotonic())

@@ -16,7 +16,11 @@ FetchError
 
 from __future__ import annotations
 
-from asyncpar.errors import AsyncparError
+from asyncpar.errors import AsyncparError, said
+from asyncpar_scrape.addresses import HALF
+
+MOST_TEXT = 2000
+"""Characters of an error that are kept."""
 
 
 class FetchError(AsyncparError):
@@ -88,3 +92,10 @@ class UnknownHostError(TransportError):
     """The name of the host leads nowhere. It is not tried again, unlike a name that could not be looked up."""
 
     transient = False
+
+
+def text_of(error: BaseException) -> str:
+    """An error as a store keeps it: by its kind, on which no text of its own can do harm."""
+    text = said(error)
+    text = HALF.sub("\ufffd", f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"

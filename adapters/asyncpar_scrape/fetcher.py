@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 RETRIED = (429, 500, 502, 503, 504)
 CONTACT = re.compile(r"https?://[^\s)]+\.|[^\s@]+@[^\s@]+\.")
-MOST_CHARACTERS = 8192
-"""Of an address; servers answer a longer one with 414 (RFC 9110 asks them for 8,000)."""
 MOST_ROBOTS_REDIRECTS = 5
 """For robots.txt, at least (RFC 9309)."""
 TYPES = ("text/", "application/xhtml+xml", "application/xml", "application/json", "application/ld+json")
@@ -386,8 +384,6 @@ def _checked_agent(agent: str | None) -> str:
 
 
 def _checked(url: str) -> str:
-    if len(url) > MOST_CHARACTERS:
-        raise AddressError(f"{url[:80]}… has over {MOST_CHARACTERS:,} characters, more than servers take")
     try:
         return address(url)
     except ValueError as error:

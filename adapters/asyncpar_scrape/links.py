@@ -10,12 +10,12 @@ import re
 from functools import lru_cache
 from urllib.parse import urljoin, urlsplit
 
-from asyncpar_scrape.addresses import canonical, host_of, number_of
+from asyncpar_scrape.addresses import HALF, MOST_CHARACTERS, canonical, host_of, number_of
 
-_PATH = r"(?:[A-Za-z0-9_~.,!()*'+=@/-]|%[89A-F][0-9A-F])*"
+_PATH = r"(?:[A-Za-z0-9_~.,!()*'+=@/-]|%[89A-F][0-9A-F])*+"
 _QUERY = r"[A-Za-z0-9_.~-]+=[A-Za-z0-9_.~-]*(?:&[A-Za-z0-9_.~-]+=[A-Za-z0-9_.~-]*)*"
 LINK = re.compile(
-    rf"(?P<site>https?://[A-Za-z0-9.:-]+(?=/))?(?P<up>(?:\.\./)*)(?P<path>{_PATH})(?:\?(?P<query>{_QUERY}))?"
+    rf"(?P<site>https?://[A-Za-z0-9.:-]+(?=/))?(?P<up>(?:\.\./)*+)(?P<path>{_PATH})(?:\?(?P<query>{_QUERY}))?"
 )
 PLAIN = re.compile(rf"/{_PATH}")
 ROOTED = re.compile(r"(?:/[A-Za-z0-9_~,!()*'+=@-][A-Za-z0-9_~.,!()*'+=@-]*)+/?")
@@ -28,9 +28,14 @@ ODD = re.compile(r"//|(?:^|/)\.")
 def address(url: str) -> str:
     """What ``addresses.canonical`` gives, the cheap way where it goes. The latest are kept: a request asks several times.
 
-    :raises ValueError: it is not an absolute address of http or https
+    :raises ValueError: it is not an absolute address of http or https, or too long for one
     """
-    return NOWHERE.plain(url) or canonical(url)
+    if len(url) > MOST_CHARACTERS:
+        raise ValueError(f"{url[:80]}… has over {MOST_CHARACTERS:,} characters, more than servers take")
+    plain = NOWHERE.plain(url)
+    if not plain and HALF.search(url):
+        raise ValueError(f"{url!a} has half a character, which cannot be sent")
+    return plain or canonical(url)
 
 
 def address_of(url: str) -> tuple[int, str]:
@@ -39,7 +44,7 @@ def address_of(url: str) -> tuple[int, str]:
     Asked is what was written, without a fragment, of the host in its canonical form: servers may care about the order of a
     query.
 
-    :raises ValueError: it is not an absolute address of http or https
+    :raises ValueError: it is not an absolute address of http or https, or too long for one
     """
     known = address(url)
     if url != known:
@@ -66,7 +71,9 @@ class Base:
             self._folders = _folders(self.site, path)
 
     def join(self, target: str) -> str:
-        """The canonical address of a link; ``""`` if that is none of http or https."""
+        """The canonical address of a link; ``""`` if that is none of http or https, or too long for one."""
+        if len(target) > MOST_CHARACTERS:
+            return ""
         if self.site and ROOTED.fullmatch(target):
             return self.site + target
         target = target.strip()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 JSON = ("application/json", "application/ld+json")
 XML = ("application/xml", "text/xml")
+XHTML = "application/xhtml+xml"
 
 
 class Page:
@@ -87,9 +88,11 @@ class Page:
     @property
     def _type(self) -> str | None:
         kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind in JSON:
+        if kind in JSON or kind.endswith("+json"):
             return "json"
-        return "xml" if kind in XML else "html" if kind else None
+        if kind in XML or (kind.endswith("+xml") and kind != XHTML):
+            return "xml"
+        return "html" if kind else None
 
     @property
     def _root(self) -> Any:
@@ -114,7 +117,8 @@ class Page:
         """What a CSS selector finds; ``::text`` and ``::attr(name)`` select texts and attributes.
 
         HTML is read as browsers read it, by Lexbor, which is the quickest. The selectors are parsel's; one that Lexbor does not
-        answer as parsel does (as ``:contains``), and XPath from an element that was found, take the tree to lxml first.
+        answer as parsel does (as ``:contains``), and XPath from an element that was found, take the tree to lxml first. What is in
+        a ``<template>`` is not found, and nothing that is found can be dropped.
 
         :raises ValueError: the selector is not valid
         """
@@ -133,7 +137,8 @@ class Page:
         return self.selector.xpath(query)
 
     def follow_links(self, *, same_site: bool = True) -> Iterator[Link]:
-        """The addresses of its links, absolute and canonical, each once; those that are not HTTP are left out.
+        """The addresses of its links, absolute and canonical, each once; those that are not HTTP, or of over 8,192
+        characters, are left out.
 
         :arg same_site: only those of the same host and port. Default, since a crawl of all hosts has no end
         """

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from asyncpar_scrape.addresses import Addresses, number_of
+from asyncpar_scrape.addresses import HALF, Addresses, number_of
 from asyncpar_scrape.links import address_of
 
 ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -53,17 +53,27 @@ def parse_page(parse: Callable[[Any], Any], page: Any, wanted: bool) -> Parsed:
             url = str(one)
             links.setdefault(number_of(url), url)
         elif isinstance(one, Link):
-            links.setdefault(*address_of(one))
+            links.setdefault(*_address_of(one))
         else:
             items.append(one)
     texts, odd = [], []
     for item in items:
         try:
-            texts.append(ENCODE(item))
+            text = ENCODE(item)
         except (TypeError, ValueError):
-            texts.append(_odd_text(item))
+            text = _odd_text(item)
             odd.append(item)  # it may be something that cannot be pickled, which is an error either way
+        texts.append(text if text.isascii() else HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text))
     return Parsed(items if wanted else odd, texts, links)
+
+
+def _address_of(link: Link) -> tuple[int, str]:
+    try:
+        return address_of(link)
+    except ValueError as error:
+        raise ValueError(
+            f"a Link is an absolute address; join it with page.final_url first: {error}"
+        ) from None
 
 
 def _odd_text(item: Any) -> str:

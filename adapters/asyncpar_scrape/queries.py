@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from secrets import token_hex
 from typing import Any, NamedTuple
 
 from cssselect.parser import (
@@ -26,7 +27,8 @@ from cssselect.parser import (
     parse_series,
 )
 
-MARK = "asyncpar-mark"
+MARK = f"asyncpar-{token_hex(4)}"
+"""An attribute that no page has."""
 NAME = re.compile(r"-?[A-Za-z_][!-~]*")
 SIGNS = re.compile(r"[^A-Za-z0-9_-]")
 VALUE = re.compile(r"[^\"'\\\n\r\f\0]+")
@@ -81,7 +83,7 @@ def plan(query: str) -> Plan | None:
             one for first, rest in parts for one in (f"{first}[{MARK}]{rest}", f"[{MARK}] {first}{rest}")
         ]
     whole = ", ".join(first + rest for first, rest in parts)
-    return Plan(whole, ", ".join(within), kind, attribute, len(parts) > 1 or within[1:] != [])
+    return Plan(whole, ", ".join(within), kind, attribute, several=len(parts) > 1 or len(within) > 1)
 
 
 class _OtherError(Exception):
@@ -99,7 +101,14 @@ def _taken(pseudo: Any) -> tuple[str, str]:
     return "attr", arguments[0].value.lower()
 
 
-def _parts(selector: Any) -> Iterator[tuple[str, str]]:
+class _Part(NamedTuple):
+    """A selector without commas: its first compound, and what follows that, its combinator included."""
+
+    first: str
+    rest: str
+
+
+def _parts(selector: Any) -> Iterator[_Part]:
     """What to look for: ``td ::text`` means the texts of td, too."""
     tree = selector.parsed_tree
     yield _chain(tree)
@@ -109,13 +118,12 @@ def _parts(selector: Any) -> Iterator[tuple[str, str]]:
             yield _chain(tree.selector)
 
 
-def _chain(tree: Any) -> tuple[str, str]:
-    """The first compound of a selector, and the rest."""
+def _chain(tree: Any) -> _Part:
     if not isinstance(tree, CombinedSelector):
-        return _compound(tree), ""
+        return _Part(_compound(tree), "")
     first, rest = _chain(tree.selector)
     sign = f" {tree.combinator} " if tree.combinator != " " else " "
-    return first, f"{rest}{sign}{_compound(tree.subselector)}"
+    return _Part(first, f"{rest}{sign}{_compound(tree.subselector)}")
 
 
 def _compound(tree: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from parsel import Selector, SelectorList
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from asyncpar.errors import UnsupportedError
 from asyncpar_scrape.queries import MARK, Plan, plan
 
 NO_QUIRKS = b"<!DOCTYPE html>"
@@ -32,30 +33,26 @@ class Tree:
         """What a CSS selector finds, as ``parsel.Selector.css``."""
         known = plan(query)
         if known is None:
-            return Selector(root=self.twin(self.parser.root), type="html").css(query)
-        return self.taken(known, query, self.parser.css(known.whole))
+            whole: Any = Fixed(root=self.twin(self.parser.root), type="html")
+            found: SelectorList[Selector] = whole.css(query)
+            return found
+        return self.results(known, query, self.parser.css(known.whole))
 
-    def taken(self, plan: Plan, query: str, nodes: Iterable[LexborNode]) -> SelectorList[Selector]:
-        """What a query is for, of the elements that it found."""
-        if plan.several:
+    def results(self, known: Plan, query: str, nodes: Iterable[LexborNode]) -> SelectorList[Selector]:
+        """What a query is for, of the elements that match."""
+        if known.several:
             nodes = {node.mem_id: node for node in nodes}.values()
-        if plan.kind == "text":
+        if known.kind == "text":
             return SelectorList([Text(text, query) for text in _texts(nodes)])
-        if plan.kind == "attr":
-            name = plan.attribute
-            found = (node.attributes for node in nodes)
-            return SelectorList([Text(one[name] or "", query) for one in found if name in one])
+        if known.kind == "attr":
+            values = (_value(node.attributes, known.attribute) for node in nodes)
+            return SelectorList([Text(value, query) for value in values if value is not None])
         return SelectorList([Found(self, node, query) for node in nodes])
 
     def targets(self, *names: str) -> list[str]:
         """The href of each element of these names that has one."""
         query = ", ".join(f"{name}[href]" for name in names)
         return [node.attributes["href"] or "" for node in self.parser.css(query)]
-
-    def drop(self, node: LexborNode) -> None:
-        """Take an element out."""
-        node.remove()
-        self._twins = None
 
     def twin(self, node: LexborNode | None) -> Any:
         """The same element in lxml's tree. (The doctype sees to it that there is a root, which the types do not say.)"""
@@ -79,8 +76,15 @@ class Tree:
         text = self.parser.html or ""
         for node in elements:
             del node.attrs[MARK]
-        marked = Selector(text, type="html").root.iter("*")
+        marked = Selector(text, type="html").root.iter("*")  # what is in a <template> has no mark
         return {int(one.attrib.pop(MARK)): one for one in marked if MARK in one.attrib}
+
+
+def _value(attributes: dict[str, str | None], name: str) -> str | None:
+    """The value of an attribute, ``""`` where it has none; that of viewBox, too, which only SVG writes so."""
+    if name not in attributes:
+        name = next((one for one in attributes if one.lower() == name), name)
+    return attributes[name] or "" if name in attributes else None
 
 
 def _texts(nodes: Iterable[LexborNode]) -> list[str]:
@@ -114,7 +118,19 @@ def _texts_inside(nodes: list[LexborNode]) -> list[str]:
     return texts
 
 
-class _Result(Selector):
+class Fixed(Selector):
+    """One that cannot be dropped: there are two trees, and what was taken from one would still be in the other."""
+
+    __slots__ = ()
+
+    def drop(self) -> None:
+        raise UnsupportedError(
+            "what page.css() finds cannot be dropped; parsel's own can, which page.selector.css() finds, and page.selector "
+            "shows the page without it"
+        )
+
+
+class _Result(Fixed):
     """What a query found; made in a third of the time of parsel's, which do what is not here."""
 
     __slots__ = ()
@@ -135,7 +151,7 @@ class _Result(Selector):
         self.namespaces = {**self.namespaces, prefix: uri}
 
     def _plain(self) -> Selector:
-        return Selector(root=self.root, type="html", namespaces=self.namespaces)
+        return Fixed(root=self.root, type="html", namespaces=self.namespaces)
 
 
 class Text(_Result):
@@ -168,10 +184,10 @@ class Found(_Result):
             return super().css(query)
         node = self._node
         if MARK not in known.within:
-            return self._tree.taken(known, query, node.css(known.within))
+            return self._tree.results(known, query, node.css(known.within))
         node.attrs[MARK] = ""
         try:
-            return self._tree.taken(known, query, node.css(known.within))
+            return self._tree.results(known, query, node.css(known.within))
         finally:
             del node.attrs[MARK]
 
@@ -181,6 +197,3 @@ class Found(_Result):
     @property
     def attrib(self) -> dict[str, str]:
         return {name: value or "" for name, value in self._node.attributes.items()}
-
-    def drop(self) -> None:
-        self._tree.drop(self._node)

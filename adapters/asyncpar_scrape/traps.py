@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections import Counter
 from urllib.parse import urlsplit
 
 from asyncpar_scrape.addresses import number_of
@@ -15,18 +16,26 @@ from asyncpar_scrape.addresses import number_of
 CELLS = 1 << 20
 """Counters, of 4 bytes each. Patterns that share one are counted together, which matters little: at 10^7 addresses, all
 of different patterns, a counter stands at 10."""
-VARIES = re.compile(r"[^\W_]*\d[^\W_]*|(?<==)[^&;/]+")
+PART = re.compile(r"(?<==)[^&;/]+|[^\W_]+")
+"""A value, or a word. What has no digit is taken as well, and kept: looking for a digit first would take the square of its
+length."""
+DIGIT = re.compile(r"\d")
 REPEATS = 3
 
 
 def pattern_of(url: str) -> str:
     """The pattern of an absolute address."""
     parts = urlsplit(url)
-    path = parts.path.split("/")
-    if max(map(path.count, set(path) - {""}), default=0) >= REPEATS:
-        return f"{parts.scheme}://{parts.netloc}/({'|'.join(sorted(set(path) - {''}))})..."
-    query = f"?{VARIES.sub('*', parts.query)}" if parts.query else ""
-    return f"{parts.scheme}://{parts.netloc}{VARIES.sub('*', parts.path)}{query}"
+    path = Counter(part for part in parts.path.split("/") if part)
+    if max(path.values(), default=0) >= REPEATS:
+        return f"{parts.scheme}://{parts.netloc}/({'|'.join(sorted(path))})..."
+    query = f"?{PART.sub(_varying, parts.query)}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc}{PART.sub(_varying, parts.path)}{query}"
+
+
+def _varying(found: re.Match[str]) -> str:
+    is_value = found.start() > 0 and found.string[found.start() - 1] == "="
+    return "*" if is_value or DIGIT.search(found[0]) else found[0]
 
 
 class Traps:

@@ -14,11 +14,12 @@ from asyncpar_scrape.hosts import Hosts
 class _Line:
     """Those who want to ask one host: the first waits for the host, the others for the lock, in order."""
 
-    __slots__ = ("changed", "coming", "lock", "users")
+    __slots__ = ("changed", "coming", "lock", "queue", "users")
 
     def __init__(self) -> None:
         self.users = 0  # who come, wait or ask
         self.coming = 0
+        self.queue = 0  # who wait
         self.lock = asyncio.Lock()
         self.changed = asyncio.Event()
 
@@ -66,14 +67,17 @@ class Turns:
         """
         line = self._line(host)
         line.users += 1
-        if not line.lock.locked() and self._start(host):
+        if not line.queue and self._start(host):
             return
+        line.queue += 1
         try:
             async with line.lock:
                 await self._wait(host, line)
         except BaseException:  # cancelled, too: others wait behind it
             self._leave(host, line)
             raise
+        finally:
+            line.queue -= 1
 
     def _start(self, host: str) -> bool:
         """Begin at once, if the host and the program have room for it."""

@@ -10,7 +10,7 @@ from itertools import islice
 from types import FunctionType, MethodType
 from typing import Any
 
-from asyncpar.errors import SerializationError, describe
+from asyncpar.errors import SerializationError, describe, said
 from asyncpar.process.options import main_location
 from asyncpar.sharing import Shared
 
@@ -169,7 +169,7 @@ def explain(
         path, culprit = _find([(f"argument {i + 1}", a) for i, a in enumerate(value)])
     advice = "" if by_value else "; pass plain data, or functions='by_value' if it is a function"
     return SerializationError(
-        f"{path} of {label} cannot be pickled: {describe(culprit)} ({type(culprit).__qualname__}): {error}{advice}"
+        f"{path} of {label} cannot be pickled: {describe(culprit)} ({type(culprit).__qualname__}): {said(error)}{advice}"
     )
 
 
@@ -181,7 +181,7 @@ def _explain_function(function: Any, error: BaseException, by_value: bool) -> Se
             f"{name} is {kind}, which workers cannot import: define it at the top of a module, "
             "or open the pool with functions='by_value' (pip install 'asyncpar[by-value]')"
         )
-    return SerializationError(f"the function {name} cannot be pickled: {type(error).__name__}: {error}")
+    return SerializationError(f"the function {name} cannot be pickled: {type(error).__name__}: {said(error)}")
 
 
 def _find(parts: list[tuple[str, Any]], depth: int = 5) -> tuple[str, Any]:

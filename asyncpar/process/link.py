@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from asyncpar.chunks import Chunk, Errors
-from asyncpar.errors import SerializationError
+from asyncpar.errors import SerializationError, said
 from asyncpar.process import transit
 from asyncpar.process.layout import (
     BUSY,
@@ -219,7 +219,9 @@ class Link:
         try:
             return (self.unpack(payload) if parcel else pickle.loads(payload)), None
         except Exception as error:  # the user's classes may raise anything
-            made = SerializationError(f"the result cannot be unpickled here: {type(error).__name__}: {error}")
+            made = SerializationError(
+                f"the result cannot be unpickled here: {type(error).__name__}: {said(error)}"
+            )
             made.__cause__ = error
             return None, made
 

@@ -12,7 +12,7 @@ import types
 import warnings
 from collections.abc import Callable
 
-from asyncpar.errors import SerializationError, _rebuild, chain, describe, foreign
+from asyncpar.errors import SerializationError, _rebuild, chain, describe, foreign, said
 from asyncpar.process.layout import LOG, READY
 
 TYPE_CHECKING = False  # typing takes 10 ms to import, which a worker does without
@@ -36,7 +36,7 @@ def dump_by_value(value: Any, protocol: int = 5, buffer_callback: Any = None) ->
 
 def unpicklable_result(value: object, error: BaseException) -> SerializationError:
     made = SerializationError(
-        f"the result, a {type(value).__qualname__}, cannot be pickled: {type(error).__name__}: {error}; "
+        f"the result, a {type(value).__qualname__}, cannot be pickled: {type(error).__name__}: {said(error)}; "
         "return plain data, or keep the object in the worker with pool.actor()"
     )
     made.__cause__ = error
@@ -45,7 +45,7 @@ def unpicklable_result(value: object, error: BaseException) -> SerializationErro
 
 def unloadable(what: str, error: BaseException) -> SerializationError:
     made = SerializationError(
-        f"{what} cannot be unpickled in the worker: {type(error).__name__}: {error}; "
+        f"{what} cannot be unpickled in the worker: {type(error).__name__}: {said(error)}; "
         "it must be importable there under the same name"
     )
     made.__cause__ = error
@@ -85,8 +85,8 @@ def _dump_one(error: BaseException, dump: Callable[..., bytes]) -> bytes:
             except Exception as raised:  # the user's classes may raise anything
                 reason = raised
     made = SerializationError(
-        f"the call raised {type(error).__qualname__}: {error}; "
-        f"that exception cannot be pickled: {type(reason).__name__}: {reason}"
+        f"the call raised {type(error).__qualname__}: {said(error)}; "
+        f"that exception cannot be pickled: {type(reason).__name__}: {said(reason)}"
     )
     for note in getattr(error, "__notes__", ()):
         made.add_note(note)

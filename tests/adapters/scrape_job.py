@@ -86,6 +86,36 @@ def faulty(page):
     yield from tree(page)
 
 
+class Mute(Exception):
+    """One without a text."""
+
+    def __str__(self):
+        raise RuntimeError("there is none")
+
+
+def hostile(page):
+    """Half characters, long texts and addresses, in items, errors and links; page 9 is well."""
+    number = int(page.url.rsplit("/", 1)[1])
+    if number == 0:
+        yield {"title": "cut \ud83d"}
+    if number == 1:
+        raise ValueError("cut \ud83d")
+    if number == 2:
+        raise ValueError("x" * 5_000_000)
+    if number == 3:
+        raise Mute
+    if number == 4:
+        yield Link("http://a.test/\ud83d")
+    if number == 5:
+        yield Link("http://a.test/" + "a" * 2_000_000)
+    if number == 6:
+        yield Link("/relative")
+    if number == 7:
+        raise ValueError
+    if number == 9:
+        yield {"title": "é"}
+
+
 def many_hosts(page):
     """As ``tree``; page n is on host n modulo 200."""
     port = page.url.split("/")[2].partition(":")[2]

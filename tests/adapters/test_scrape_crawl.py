@@ -76,6 +76,29 @@ async def test_a_bad_page_costs_itself(tmp_path):
     assert sorted(await to_thread(kept, store)) == numbered(9)
 
 
+async def test_texts_that_no_file_can_hold(tmp_path):
+    """Half characters and the like cost nothing, or their page; and an error's text has an end."""
+    store = tmp_path / "crawl.sqlite"
+    async with scrape_site.Site(20) as site:
+        start = [site.url(n) for n in range(10)]
+        async with Crawler(
+            scrape_job.hostile, scrape_job.Get(), start=start, store=store, workers=1
+        ) as crawl:
+            assert sorted([item["title"] async for item in crawl]) == ["cut \ud83d", "é"]
+        failed = await to_thread(failures, store)
+    assert sorted(await to_thread(kept, store)) == ["cut \ud83d", "é"]
+    assert failed["1"].startswith("ValueError: cut \ufffd")
+    assert failed["2"] == "ValueError: " + "x" * 1988 + "…"
+    assert failed["3"].startswith("Mute: (its text cannot be made)")
+    link = "ValueError: a Link is an absolute address; join it with page.final_url first: "
+    assert failed["4"].startswith(link + r"'http://a.test/\ud83d' has half a character, which cannot be sent")
+    assert failed["5"].startswith(link + "http://a.test/aaa")
+    assert failed["5"].endswith("aaa… has over 8,192 characters, more than servers take")
+    assert failed["6"] == link + "'/relative' is no absolute address of http or https"
+    assert failed["7"] == "ValueError"
+    assert len(failed) == 7
+
+
 async def test_a_slow_consumer_holds_the_fetching_back():
     """What was fetched and not taken is bounded by what may be under way."""
     async with scrape_site.Site(2000) as site:
@@ -85,7 +108,7 @@ async def test_a_slow_consumer_holds_the_fetching_back():
             taken = 0
             async for _ in crawl:
                 taken += 1
-                assert len(site.served) <= taken + 2 * 4 + 4 + 64  # and a list of results that is being read
+                assert len(site.served) <= taken + 4 * 4 + 4 + 64  # and a list of results that is being read
                 if taken == 200:
                     break
 

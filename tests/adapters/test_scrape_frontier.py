@@ -174,12 +174,24 @@ def test_addresses_that_mean_the_same_are_one_page(connection):
         ("http://a/wiki/Parallel_computing", "http://a/wiki/Parallel_computing"),
         ("http://a/v2.1/item-17.html", "http://a/*.*/item-*.html"),
         ("http://a/x/y/x/y/x/y", "http://a/(x|y)..."),
+        ("http://a/x?a=1=2&b=c/d_e5", "http://a/x?a=*&b=*/d_*"),
         ("http://a:8080/", "http://a:8080/"),
     ],
 )
 def test_patterns(url, pattern):
     """What varies without an end is left out."""
     assert pattern_of(url) == pattern
+
+
+@pytest.mark.timeout(30)
+def test_patterns_of_what_is_long():
+    """They take no more than a look at each character."""
+    for url in (
+        "http://a/" + "a" * 200_000,
+        "http://a/?a=" + "a" * 200_000,
+        "http://a/" + "/".join(map(str, range(40_000))),
+    ):
+        assert pattern_of(url).startswith("http://a/")
 
 
 def test_a_trap_has_an_end(connection):

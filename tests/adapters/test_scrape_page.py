@@ -158,6 +158,7 @@ async def test_a_charset_from_a_server():
             "a",
         ),
         ("application/xml; charset=utf-8", "<urlset><loc>a</loc></urlset>", "loc::text", "a"),
+        ("application/rss+xml", "<rss><link>a</link></rss>", "link::text", "a"),
         ("", "<p>a", "p::text", "a"),
         (HTML, '{"a": "<p>a</p>"}', "p::text", "a"),
         (HTML, "", "p", None),
@@ -168,9 +169,10 @@ def test_the_type(content_type, body, query, found):
     assert page(body, content_type).css(query).get() == found
 
 
-def test_json():
+@pytest.mark.parametrize("content_type", ["application/json", "application/hal+json; charset=utf-8"])
+def test_json(content_type):
     """JSON has jmespath, and no links."""
-    made = page('{"a": [1, 2]}', "application/json")
+    made = page('{"a": [1, 2]}', content_type)
     assert made.selector.jmespath("a[1]").get() == 2
     assert list(made.follow_links()) == made.json_ld() == made.microdata() == []
 
@@ -206,6 +208,15 @@ def test_follow_links():
     here = ["http://a.test/docs/b.html", "http://a.test/b/?a=2&z=1", AT, "http://a.test/c"]
     assert list(made.follow_links()) == here
     assert list(made.follow_links(same_site=False)) == [*here, "https://a.test/d", "http://other.test/"]
+
+
+def test_links_that_are_too_long():
+    """Are left out, as those that are none: no server takes them."""
+    long = "/" + "a" * 10_000
+    made = page(
+        f"<a href='{long}'><a href='?{long}'><a href='http://a.test{long}'><a href='b#{long}'><a href=b>"
+    )
+    assert list(made.follow_links()) == ["http://a.test/docs/b"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncpar.errors import UnsupportedError
 from asyncpar_scrape import Page
 from asyncpar_scrape.queries import ANY_CASE, MARK, plan
 from asyncpar_scrape.selecting import Tree
@@ -229,13 +230,35 @@ def test_a_namespace_for_one_element():
     assert "f" not in other.namespaces
 
 
-def test_what_is_dropped():
-    """Is there no more, for CSS and for XPath from an element."""
+def test_nothing_is_dropped():
+    """What one tree has no more the other would still have; parsel's own can be dropped."""
     made = page("<div>a<script>b</script>c</div>")
-    assert made.css("div").xpath("string()").get() == "abc"
-    made.css("script").drop()
-    assert made.css("div ::text").getall() == ["a", "c"]
-    assert made.css("div").xpath("string()").get() == "ac"
+    for found in (
+        made.css("script"), made.css("script::text"), made.css("script:contains('b')"), made.css("div").xpath("script"),
+    ):  # fmt: skip
+        with pytest.raises(UnsupportedError, match=r"^what page\.css\(\) finds cannot be dropped; parsel's own can, which "
+                           r"page\.selector\.css\(\) finds, and page\.selector shows the page without it$"):  # fmt: skip
+            found.drop()
+    made.selector.css("script").drop()
+    assert made.selector.css("div ::text").getall() == ["ac"]
+
+
+def test_attributes_of_drawings():
+    """Only SVG has names with capitals."""
+    made = page("<svg viewBox='0 0 1 1' HREF=x><a xlink:href=y>")
+    for name in ("viewBox", "viewbox"):
+        assert made.css(f"svg::attr({name})").getall() == ["0 0 1 1"]
+    assert made.css("svg::attr(href)").getall() == ["x"]
+    assert made.css("svg::attr(width)").getall() == []
+
+
+def test_a_template():
+    """Is no part of the page, as in browsers; a page's marks are not ours."""
+    made = page(f"<template><p {MARK}=1>x</p></template><p asyncpar-mark=z>y")
+    assert made.css("p::text").getall() == ["y"]
+    assert made.css("p").xpath("string()").getall() == ["y"]
+    assert made.css("p").attrib == {"asyncpar-mark": "z"}
+    assert made.xpath("count(//p)").get() == "2.0"
 
 
 def test_as_browsers_read_it():
