@@ -330,26 +330,21 @@ async def until(condition):
 
 def test_a_stopped_rank_is_caught_by_the_timeout(tmp_path):
     """SIGSTOP: it says nothing more, but its call ends, those that travelled with it run elsewhere, and the job ends."""
-    text = (
-        STOPPED
-        + """
+    text = """
 async def main():
     async with asyncpar.open_pool() as pool:
         await pool.map(stop, [0] * 10)  # it is known to be trivial now
         got = await pool.map(stop, range(6), timeout=1, return_exceptions=True)
         print([type(x).__name__ for x in got])
 """
-    )
-    done = job(tmp_path, text)
+    done = job(tmp_path, STOPPED + text)
     assert done.out.startswith("['int', 'CallTimeoutError', 'int', 'int', 'int', 'int']\n"), done.err
     assert done.code == 0
 
 
 def test_calls_behind_a_stopped_one_are_not_sent_to_its_rank_again(tmp_path):
     """Though it is the only one that has nothing to do when it is given up."""
-    text = (
-        STOPPED
-        + """
+    text = """
 async def main():
     async with asyncpar.open_pool(window=1) as pool:
         await pool.map(stop, [0] * 10)
@@ -363,17 +358,14 @@ async def main():
         print(got)
         await held
 """
-    )
-    done = job(tmp_path, text)
+    done = job(tmp_path, STOPPED + text)
     assert done.out.startswith("['int', 'CallTimeoutError', 'int', 'int', 'int', 'int']\n"), done.err
     assert done.code == 0
 
 
 def test_a_chunk_that_is_pickled_while_its_rank_is_given_up_goes_elsewhere(tmp_path):
     """It is in nobody's hands then."""
-    text = (
-        STOPPED
-        + """
+    text = """
 class Large:
     nbytes = 1 << 30  # so that it is pickled in the thread
 
@@ -399,17 +391,14 @@ async def main():
         f.release("held")
         print(type(stopped.exception()).__name__, await large, await held, await behind)
 """
-    )
-    done = job(tmp_path, text)
+    done = job(tmp_path, STOPPED + text)
     assert done.out.startswith("CallTimeoutError [0] None 2\n"), done.err
     assert done.code == 0
 
 
 def test_a_rank_that_goes_on_runs_nothing_that_went_elsewhere(tmp_path):
     """It is as good as before then."""
-    text = (
-        STOPPED
-        + """
+    text = """
 async def main():
     async with asyncpar.open_pool() as pool:
         await pool.map(stop, [0] * 10)
@@ -422,16 +411,13 @@ async def main():
             pids.update(await asyncio.gather(*[pool.run(os.getpid) for _ in range(8)]))
         print(len(f.lines("ran")))
 """
-    )
-    done = job(tmp_path, text)
+    done = job(tmp_path, STOPPED + text)
     assert (done.code, done.out) == (0, "['CallTimeoutError'] 112\n112\n"), done.err
 
 
 def test_a_map_is_left_though_its_rank_is_stopped(tmp_path):
     """With calls behind the stopped one; the pool goes on."""
-    text = (
-        STOPPED
-        + """
+    text = """
 async def main():
     async with asyncpar.open_pool() as pool:
         await pool.map(stop, [0] * 10)
@@ -439,17 +425,14 @@ async def main():
             await until(lambda: f.lines("stopped"))
         print(pool.statistics().running, await pool.map(abs, range(3)))
 """
-    )
-    done = job(tmp_path, text)
+    done = job(tmp_path, STOPPED + text)
     assert done.out.startswith("0 [0, 1, 2]\n"), done.err
     assert done.code == 0
 
 
 def test_an_actor_does_not_wait_for_a_rank_that_is_given_up(tmp_path):
     """It takes another, as soon as that has nothing to do."""
-    text = (
-        STOPPED
-        + """
+    text = """
 class Actor:
     def pid(self):
         return os.getpid()
@@ -470,8 +453,7 @@ async def main():
         f.release("held")
         print(type(stopped.exception()).__name__, await pid != int(f.lines("stopped")[0]), await held, pool.workers)
 """
-    )
-    done = job(tmp_path, text)
+    done = job(tmp_path, STOPPED + text)
     assert done.out.startswith("CallTimeoutError True None 2\n"), done.err
     assert done.code == 0
 
@@ -479,9 +461,7 @@ async def main():
 @pytest.mark.parametrize("timeout", [None, 0.5])
 def test_a_drain_does_not_wait_for_a_stopped_rank(tmp_path, timeout):
     """Calls that it had ended are handed out, and those behind it are not started."""
-    text = (
-        STOPPED
-        + f"""
+    text = f"""
 async def main():
     async with asyncpar.open_pool() as pool:
         await pool.map(stop, [0] * 10)
@@ -498,17 +478,14 @@ async def main():
             ends = await asyncio.gather(*calls, return_exceptions=True)
             print(got[0], {{type(x).__name__ for x in ends}} <= {{"int", "DrainedError"}})
 """
-    )
-    done = job(tmp_path, text)
+    done = job(tmp_path, STOPPED + text)
     assert done.out.startswith("2 True\n"), done.err  # the launcher may add words
     assert done.code == 75
 
 
 def test_sigterm_ends_a_drain_that_waits_for_a_call(tmp_path):
     """The script comes to its end all the same: SIGUSR1 was the warning, and now the time is over."""
-    text = (
-        STOPPED
-        + """
+    text = """
 def stubborn(x):
     f.mark("stubborn")
     while True:
@@ -530,17 +507,14 @@ async def main():
     finally:
         print("cleaned up")
 """
-    )
-    done = job(tmp_path, text)
+    done = job(tmp_path, STOPPED + text)
     assert done.out.startswith("False\ncleaned up\n"), done.err
     assert done.code == 75
 
 
 def test_a_pool_says_that_every_rank_is_given_up(tmp_path):
     """What waits then, waits for one of them; a drain ends that."""
-    text = (
-        STOPPED
-        + """
+    text = """
 async def main():
     async with asyncpar.open_pool() as pool:
         await pool.map(stop, [0] * 10)
@@ -550,8 +524,7 @@ async def main():
             if len(got) == 2:
                 asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGUSR1)
 """
-    )
-    done = job(tmp_path, text, ranks=2)
+    done = job(tmp_path, STOPPED + text, ranks=2)
     assert done.code == 75, done.err
     assert (
         "every rank of this pool is in a call that went on when it was stopped; others wait until one ends"
