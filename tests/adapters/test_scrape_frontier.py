@@ -18,7 +18,7 @@ from asyncpar_scrape.frontier import Frontier, Outcome
 from asyncpar_scrape.hosts import Hosts
 from asyncpar_scrape.links import address_of
 from asyncpar_scrape.traps import pattern_of
-from tests.programs import ROOT
+from tests.programs import environment
 
 
 def found(*urls):
@@ -256,14 +256,13 @@ def test_memory_does_not_grow_with_the_addresses(tmp_path):
     """The peak is about the same for some addresses and for many more: 500,000, in `make integration` two million, or
     ASYNCPAR_ADDRESSES, of which 10,000,000 take some minutes.
     """
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}
     most = int(
         os.environ.get("ASYNCPAR_ADDRESSES") or (2_000_000 if "ASYNCPAR_KILLS" in os.environ else 500_000)
     )
     peaks = []
     for count in (most // 10, most):
         command = [sys.executable, "-c", MILLIONS, str(tmp_path / f"{count}"), str(count)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
         waiting, peak = map(int, done.stdout.split())
         assert waiting == count
         peaks.append(peak)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import platform
 import re
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from asyncpar.errors import UnsupportedError
 from asyncpar_scrape import Page
 from asyncpar_scrape.queries import ANY_CASE, MARK, plan
 from asyncpar_scrape.selecting import Tree
-from tests.programs import ROOT
+from tests.programs import environment
 
 
 def page(html):
@@ -298,18 +298,14 @@ print(faults())
 """
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or "glibc" not in os.confstr("CS_GNU_LIBC_VERSION"),
-    reason="is about glibc's heap",
-)
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's heap")
 def test_memory_stays_with_a_worker():
     """A page's tree is made in the memory of the last one: the kernel has to hand out next to none."""
 
     def counted(how):
-        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"}
         command = [sys.executable, "-c", FAULTS, how]
         return int(
-            subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+            subprocess.run(command, env=environment(), capture_output=True, text=True, check=True).stdout
         )
 
     assert counted("as a worker") < 500 < counted("by itself")
