@@ -151,9 +151,8 @@ class Page:
     @cached_property
     def _base(self) -> Base:
         """Where relative addresses are seen from."""
-        for target in self._targets("base"):
-            return Base(_joined(self.final_url, target))
-        return Base(self.final_url)
+        target = next(iter(self._targets("base")), None)
+        return Base(self.final_url if target is None else _joined(self.final_url, target))
 
     def _targets(self, *names: str) -> list[str]:
         """Where elements of these names lead, as it is written there."""
