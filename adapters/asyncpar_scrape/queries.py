@@ -127,7 +127,7 @@ def _chain(tree: Any) -> _Part:
 
 
 def _compound(tree: Any) -> str:
-    """An element's name and what else is asked of it; Lexbor answers ``.x`` in two thirds of the time of ``*.x``."""
+    """An element's name and what else is asked of it; Lexbor answers ``.x`` sooner than ``*.x``."""
     return _conditions(tree) or "*"
 
 

@@ -1,4 +1,4 @@
-"""CSS selectors on a page, by Lexbor: three times as fast as by XPath, with results of parsel's kind.
+"""CSS selectors on a page, by Lexbor: sooner than by XPath (benchmarks/scraping_parsers.py), with results of parsel's kind.
 
 Lexbor builds the tree that browsers build. What ``queries`` does not let it answer, and XPath from an element that it found, is
 for the element's twin in a tree of lxml's, which is made from Lexbor's when it is first needed.
@@ -131,7 +131,7 @@ class Fixed(Selector):
 
 
 class _Result(Fixed):
-    """What a query found; made in a third of the time of parsel's, which do what is not here."""
+    """What a query found; it is made with less ado than parsel's own, which do what is not here."""
 
     __slots__ = ()
     type = "html"
