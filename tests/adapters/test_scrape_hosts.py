@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import random
@@ -17,6 +18,7 @@ import asyncpar
 import asyncpar_scrape
 from asyncpar_scrape import Hosts, Page
 from asyncpar_scrape.addresses import canonical, is_public
+from asyncpar_scrape.turns import Turns
 
 STEPS = st.lists(
     st.tuples(st.sampled_from(["start", "good", "slow", "bad", "pause"]), st.integers(0, 2), st.floats(0, 3)),
@@ -254,3 +256,41 @@ def test_every_name_is_there():
     } == set(asyncpar_scrape.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Fecher'"):
         asyncpar_scrape.Fecher  # noqa: B018 - the access is the test
+
+
+@pytest.mark.parametrize(("seconds", "at_once"), [(0.05, 4), (0.5, 2)])
+def test_slow_is_what_takes_over_a_tenth_of_a_second(seconds, at_once):
+    """Fifty times the usual is nothing where that is a thousandth: a busy loop adds as much."""
+    hosts = Hosts(per_host=4, delay=0)
+    for answer in [0.001] * 20 + [seconds]:
+        hosts.start("a", 0)
+        hosts.finish("a", 0, seconds=answer)
+    begun = 0
+    while not hosts.wait("a", 0):
+        hosts.start("a", 0)
+        begun += 1
+    assert begun == at_once
+
+
+# Turns
+
+
+async def test_nobody_overtakes_who_waits():
+    """Who comes when a place is free, and belongs to the next in line, goes to the end of it."""
+    turns, order = Turns(Hosts(per_host=1, delay=0), most=9, patience=1.0), []
+
+    async def ask(name, then=()):
+        await turns.begin("a")
+        order.append(name)
+        turns.end("a", failed=False, seconds=0.01)
+        for follower in then:  # at once: the next in line has not been woken yet
+            await ask(follower)
+
+    await turns.begin("a")
+    asking = [asyncio.create_task(ask("first", ["third"]))]
+    await asyncio.sleep(0)
+    asking.append(asyncio.create_task(ask("second")))
+    await asyncio.sleep(0)
+    turns.end("a", failed=False, seconds=0.01)
+    await asyncio.gather(*asking)
+    assert order == ["first", "second", "third"]
