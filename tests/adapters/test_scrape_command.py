@@ -7,9 +7,11 @@ import io
 import json
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 
 import pytest
@@ -62,6 +64,43 @@ def test_a_job_runs(tmp_path):
     listed = asyncpar(tmp_path, "errors", "out.sqlite").stdout.splitlines()
     assert len(listed) == 13
     assert any(line.endswith("/5\tValueError: no such number") for line in listed)
+
+
+WAITING = """
+import time
+from pathlib import Path
+from asyncpar_scrape import Crawler
+from tests.adapters.scrape_job import Get, tree
+
+def parse(page):
+    if page.url.endswith("/3") and not Path("go").exists():
+        Path("there").touch()
+        time.sleep(1000)
+    return tree(page)
+
+crawler = Crawler(parse, Get(), start=["{start}"], store="out.sqlite", workers=1, parse_timeout=999)
+"""
+
+
+def test_ctrl_c(tmp_path):
+    """It ends at once, says how to go on, and that is so."""
+    with scrape_site.in_a_process(tmp_path / "served", 12) as port:
+        (tmp_path / "job.py").write_text(WAITING.format(start=f"http://127.0.0.1:{port}/0"))
+        command = [sys.executable, "-m", "asyncpar", "scrape", "job.py"]
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+        ) as job:
+            while not (tmp_path / "there").exists():
+                assert job.poll() is None
+                time.sleep(0.01)
+            job.send_signal(signal.SIGINT)
+            _, said = job.communicate(timeout=120)
+        assert job.returncode == 130
+        assert said.endswith("interrupted; --resume goes on with it\n")
+        (tmp_path / "go").touch()
+        done = asyncpar(tmp_path, "job.py", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "11 pages, 11 items, 12 failed, 0 waiting" in done.stderr  # the 23 addresses of the test above
 
 
 @pytest.mark.parametrize(
